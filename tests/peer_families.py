@@ -44,6 +44,9 @@ class Peer:
         raw["torch_dtype"] = raw.pop("dtype", "float32")
         if not rope:
             return raw
+        if "full_attention" in rope:
+            raw["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+            rope = rope["full_attention"]
         raw["rope_theta"] = rope["rope_theta"]
         kind = rope.get("rope_type", "default")
         kept = {
@@ -64,6 +67,7 @@ def peer_config(transformers: Any, peer: Peer, **changes: Any) -> Any:
 
 FALCON = {"ffn_hidden_size": 44, "hidden_dropout": 0.0}
 FALCON_LACKS = ("intermediate_size", "num_key_value_heads")
+CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 PEERS: Mapping[str, Peer] = MappingProxyType(
     {
@@ -136,6 +140,32 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             without=FALCON_LACKS,
         ),
         "gemma": Peer(class_name="Gemma", model_type="gemma", shape={"head_dim": 16, "num_key_value_heads": 1}),
+        "gemma2": Peer(
+            class_name="Gemma2",
+            model_type="gemma2",
+            shape={"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 12, **CAPS},
+        ),
+        "gemma3_text": Peer(
+            class_name="Gemma3Text",
+            model_type="gemma3_text",
+            shape={
+                "head_dim": 8,
+                "sliding_window": 6,
+                "query_pre_attn_scalar": 12,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
+                },
+            },
+        ),
+        "qwen2 with some windows": Peer(
+            class_name="Qwen2",
+            model_type="qwen2",
+            shape={"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2},
+        ),
+        "olmo2": Peer(class_name="Olmo2", model_type="olmo2"),
+        "phi": Peer(class_name="Phi", model_type="phi", shape={"resid_pdrop": 0.0, "partial_rotary_factor": 0.5}),
         "mixtral": Peer(
             class_name="Mixtral", model_type="mixtral", shape={"num_local_experts": 4, "sliding_window": 6}
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from alignment.architecture.family import FLAGS, Family
@@ -15,6 +16,10 @@ COMPARISON_KEY = "pairwise_comparison"
 LARGEST_SIZE, MOST_LAYERS, WIDEST_HEAD = 2**31 - 1, 10_000, 2**16
 WIDTHS = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
 SIZES = (*WIDTHS, "num_hidden_layers")
+CAPS: Mapping[str, str] = MappingProxyType(
+    {"attn_logit_softcapping": "attention_cap", "final_logit_softcapping": "logit_cap"}
+)
+"""The fields of DecoderConfig by their keys."""
 COMMON_DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "initializer_range": 0.02,
@@ -49,6 +54,10 @@ def are_ids(value: Any) -> bool:
     return all(map(_is_integer, value)) if isinstance(value, (list, tuple)) else _is_integer(value)
 
 
+def _is_above_0(value: Any) -> bool:
+    return is_number(value) and value > 0
+
+
 def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or fits(value)
 
@@ -62,6 +71,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("eos_token_id",), _or_null(are_ids), "an integer, a list of integers or null"),
     (("rms_norm_eps", "initializer_range"), is_number, "a number"),
     (("rope_theta",), _or_null(is_number), "a number or null"),
+    ((*CAPS, "query_pre_attn_scalar", "rope_local_base_freq"), _or_null(_is_above_0), "a number above 0 or null"),
     (
         ("rope_scaling", "rope_parameters", TEMPLATE_KEY),
         _or_null(_is_object),
@@ -115,33 +125,50 @@ def read_heads(given: Mapping[str, Any], family: Family, place: str) -> dict[str
     return {"num_key_value_heads": kv_heads, "head_dim": width}
 
 
-def read_window(given: Mapping[str, Any], family: Family, longest: int, place: str) -> int | None:
-    """Return the sliding window of every layer, None for full attention; layers that differ are refused.
+def read_window(given: Mapping[str, Any], family: Family, longest: int, place: str) -> dict[str, Any]:
+    """Return the sliding window (None: full attention) and the numbers of the layers without it.
 
-    A window of at least ``longest`` tokens counts as none.
+    A window of at least ``longest`` tokens that was asked for counts as none.
     """
-    window, layers = given["sliding_window"], given["num_hidden_layers"]
-    if window is None or family.window == "never":
-        return None
-    is_always = family.window == "always"
-    num_windowed = _count_windowed(given, is_always=is_always) if is_always or given.get("use_sliding_window") else 0
-    if num_windowed == 0 or (window >= longest and not is_always):
-        return None
-    if num_windowed < layers:
+    window, count = given["sliding_window"], given["num_hidden_layers"]
+    if family.window == "by layer" and window is None:
+        raise ModelFolderError(f"{place}: sliding_window null is not supported (only a positive integer)")
+    is_used = family.window != "never" and (family.window != "asked" or given.get("use_sliding_window"))
+    if window is None or not is_used:
+        return {}
+    full = _full_layers(given, family, place)
+    if len(full) == count or (window >= longest and family.window == "asked"):
+        return {}
+    if full and family.window == "always":
         raise ModelFolderError(
-            f"{place}: a sliding window of {window} in {num_windowed} of {layers} layers is not supported "
-            "(all layers or none; see max_window_layers and layer_types)"
+            f"{place}: a sliding window of {window} in {count - len(full)} of {count} layers is not supported for "
+            f"{family.name} (all layers or none; see layer_types)"
         )
-    return window
+    return {"sliding_window": window, "full_layers": full}
 
 
-def _count_windowed(given: Mapping[str, Any], *, is_always: bool) -> int:
-    """Return the number of layers with a window: by ``layer_types``, else all or those from ``max_window_layers``."""
-    if given.get("layer_types"):
-        return sum(kind == "sliding_attention" for kind in given["layer_types"])
-    if is_always:
-        return int(given["num_hidden_layers"])
-    return max(0, given["num_hidden_layers"] - given.get("max_window_layers", 28))
+def _full_layers(given: Mapping[str, Any], family: Family, place: str) -> tuple[int, ...]:
+    """Return the layers without a window: by ``layer_types``, else none or those before ``max_window_layers``."""
+    kinds, count = given.get("layer_types"), given["num_hidden_layers"]
+    if kinds:
+        if len(kinds) != count or not set(kinds) <= {"full_attention", "sliding_attention"}:
+            raise ModelFolderError(
+                f"{place}: layer_types {kinds!r} is not supported (allowed: full_attention or sliding_attention for "
+                f"each of {count} layers)"
+            )
+        return tuple(number for number, kind in enumerate(kinds) if kind == "full_attention")
+    return tuple(range(min(count, given.get("max_window_layers", 28)))) if family.window == "asked" else ()
+
+
+def read_attention(given: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """Return soft-caps, the scale of scores, and the base of the rotary embedding of layers with a window."""
+    found: dict[str, Any] = {}
+    if family.has_caps:
+        found |= {field: float(given.get(key) or 0.0) for key, field in CAPS.items()}
+        found["query_pre_attn_scalar"] = given["query_pre_attn_scalar"]
+    if family.has_local_rope:
+        found["rope_local_base_freq"] = float(given["rope_local_base_freq"])
+    return found
 
 
 def read_flags(given: Mapping[str, Any], family: Family) -> dict[str, bool]:

@@ -73,7 +73,7 @@ def whole_shapes(
         for number, pair in enumerate(zip(gating_sizes, gating_sizes[1:], strict=False)):
             shapes |= {f"{GATING}{number}.weight": pair, f"{GATING}{number}.bias": pair[1:]}
     elif not config.tie_word_embeddings:
-        shapes |= _shapes_of(head, sizes)
+        shapes |= _shapes_of(head, sizes, has_bias=config.head_bias)
     return shapes
 
 

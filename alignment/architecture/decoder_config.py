@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from alignment.architecture.config_rules import (
+    CAPS,
     COMMON_DEFAULTS,
     COMPARISON_KEY,
     SIZES,
     TEMPLATE_KEY,
     check,
+    read_attention,
     read_flags,
     read_heads,
     read_window,
@@ -67,12 +69,24 @@ class DecoderConfig:
     """True: attention and feed-forward read the same hidden states, and both are added to them."""
     shared_norm: bool = False
     """True: they read the same normalised hidden states."""
+    head_bias: bool = False
+    """True: a bias on the vocabulary head."""
     partial_rotary_factor: float = 1.0
     """The share of each head that is rotated; the rest stays."""
     scaled_embedding: bool = False
     """True: embeddings are multiplied by the square root of their width (gemma)."""
     sliding_window: int | None = None
     """Tokens seen by a query; None: all of them."""
+    full_layers: tuple[int, ...] = ()
+    """The layers that have no window although others do."""
+    rope_local_base_freq: float | None = None
+    """The base of the rotary embedding, not scaled, of layers with a window; None: that of all layers."""
+    attention_cap: float = 0.0
+    """Scores x of attention become cap tanh(x / cap); 0: they stay."""
+    logit_cap: float = 0.0
+    """The same of logits."""
+    query_pre_attn_scalar: float | None = None
+    """Scores of attention are divided by its square root; None: ``head_dim``."""
     experts: Experts | None = None
     """The feed-forward blocks that choose among experts; None: there are none."""
     initializer_range: float = 0.02
@@ -114,6 +128,24 @@ class DecoderConfig:
         """Return whether the layer of this number chooses among experts."""
         return self.experts is not None and layer not in self.experts.dense_layers
 
+    def is_local(self, layer: int) -> bool:
+        """Return whether the layer of this number has the window."""
+        return self.sliding_window is not None and layer not in self.full_layers
+
+    def window_of(self, layer: int) -> int | None:
+        """Return the tokens that a query sees in the layer of this number; None: all of them."""
+        return self.sliding_window if self.is_local(layer) else None
+
+    @property
+    def has_local_layers(self) -> bool:
+        """Whether the attention of layers with a window needs other preparation than that of those without."""
+        return bool(self.full_layers) or self.rope_local_base_freq is not None
+
+    @property
+    def query_scale(self) -> float:
+        """The factor of queries beyond 1 / sqrt(head_dim)."""
+        return math.sqrt(self.head_dim / (self.query_pre_attn_scalar or self.head_dim))
+
     @property
     def embedding_scale(self) -> float:
         """The factor of the embeddings where they enter the first layer."""
@@ -124,11 +156,15 @@ class DecoderConfig:
         """The names of the features that an engine must support to run this model."""
         flags = {name for name in (*FLAGS, "tie_word_embeddings") if getattr(self, name)}
         windowed = {"sliding_window"} if self.sliding_window is not None else set()
+        windowed |= {"full_layers"} if self.full_layers else set()
+        windowed |= {name for name in ("rope_local_base_freq", *CAPS.values()) if getattr(self, name)}
+        windowed |= {"query_pre_attn_scalar"} if self.query_scale != 1.0 else set()
         windowed |= {"experts"} if self.experts is not None else set()
         kind = (self.rope_scaling or {}).get("rope_type", "default")
         family = self.family
         plain = set() if family.is_gated else {"feed_forward=plain"}
         plain |= {f"norms={name}" for name in ("after", "none before") if family.has_norms(name)}
+        plain |= {"norms=all heads"} if family.norms_all_heads else set()
         return frozenset(
             {*flags, *windowed, *plain, f"norm={family.norm}", f"activation={self.activation}", f"rope_type={kind}"}
         )
@@ -166,7 +202,8 @@ class DecoderConfig:
             **rope,
             **read_flags(given, family),
             activation=family.activations[given["hidden_act"]],
-            sliding_window=read_window(given, family, longest, place),
+            **read_window(given, family, longest, place),
+            **read_attention(given, family),
             experts=read_experts(given, family.experts, place),
             eos_token_id=tuple(eos) if isinstance(eos, (list, tuple)) else eos,
             raw=raw,
@@ -188,8 +225,11 @@ class DecoderConfig:
         """
         return longest_row(self.max_position_embeddings, self.rope_scaling)
 
-    def rotary_frequencies(self) -> tuple[np.ndarray, float]:
-        """Return (radians per token [head_dim / 2], factor on cosines and sines); see ``inverse_frequencies``."""
+    def rotary_frequencies(self, *, is_local: bool = False) -> tuple[np.ndarray, float]:
+        """Return (radians per token [head_dim / 2], factor on cosines and sines); see ``inverse_frequencies``.
+
+        ``is_local``: of layers with a window.
+        """
         if self.learned_positions:
             return np.zeros(self.head_dim // 2, np.float32), 1.0
         if not self.rotary_dim or self.rotary_dim % 2:
@@ -197,9 +237,10 @@ class DecoderConfig:
                 f"partial_rotary_factor {self.partial_rotary_factor} rotates {self.rotary_dim} of a head's "
                 f"{self.head_dim} numbers (allowed: an even number)"
             )
-        frequencies, scale = inverse_frequencies(
-            self.rotary_dim, self.rope_theta, self.rope_scaling, max_positions=self.max_position_embeddings
-        )
+        base = self.rope_theta, self.rope_scaling
+        if is_local and self.rope_local_base_freq is not None:
+            base = self.rope_local_base_freq, None
+        frequencies, scale = inverse_frequencies(self.rotary_dim, *base, max_positions=self.max_position_embeddings)
         still = (self.head_dim - self.rotary_dim) // 2
         if still and scale != 1.0:
             raise ModelFolderError(f"rope_scaling with a factor of {scale} on {self.rotary_dim} of {self.head_dim}")
@@ -237,6 +278,7 @@ class DecoderConfig:
             kept[family.key("partial_rotary_factor")] = self.partial_rotary_factor
         kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)
         kept["sliding_window"] = self.sliding_window
+        kept |= self._written_attention()
         kept |= write_experts(self.experts, family.experts)
         kept["eos_token_id"] = as_json_ids(self.eos_token_id)
         kept[family.key("hidden_act")] = family.activation_name(self.activation)
@@ -245,6 +287,19 @@ class DecoderConfig:
         if family.window == "asked":
             kept["use_sliding_window"] = self.sliding_window is not None
         return {key: value for key, value in kept.items() if key not in family.absent}
+
+    def _written_attention(self) -> dict[str, Any]:
+        """Return the keys of what differs between layers, of soft-caps and of the scale of scores."""
+        found: dict[str, Any] = {}
+        if self.full_layers or self.raw.get("layer_types"):
+            kinds = {True: "sliding_attention", False: "full_attention"}
+            found["layer_types"] = [kinds[self.is_local(number)] for number in range(self.num_hidden_layers)]
+        if self.family.has_caps:
+            found |= {key: getattr(self, field) or None for key, field in CAPS.items()}
+            found["query_pre_attn_scalar"] = self.query_pre_attn_scalar
+        if self.family.has_local_rope:
+            found["rope_local_base_freq"] = self.rope_local_base_freq
+        return found
 
 
 def as_json_ids(ids: int | tuple[int, ...] | None) -> int | list[int] | None:

@@ -22,6 +22,7 @@ FLAGS = (
     "learned_positions",
     "parallel_block",
     "shared_norm",
+    "head_bias",
 )
 """Fields of DecoderConfig that a family derives from config.json or fixes."""
 
@@ -160,8 +161,14 @@ class Family:
     """The weights of one layer."""
     flags: Mapping[str, str | bool] = field(default_factory=dict)
     """For each of ``FLAGS``, its key in config.json, or a constant; missing: False."""
-    window: Literal["never", "always", "asked"] = "never"
-    """Whether ``sliding_window`` is used; ``asked``: if ``use_sliding_window`` is true."""
+    window: Literal["never", "always", "asked", "by layer"] = "never"
+    """Whether ``sliding_window`` is used: ``always`` in every layer, else in those of ``layer_types`` (``asked``: if
+    ``use_sliding_window`` is true).
+    """
+    has_caps: bool = False
+    """Whether config.json has soft-caps of scores and logits, and a scale of scores (Gemma 2)."""
+    has_local_rope: bool = False
+    """Whether layers with a window have a rotary embedding of their own, ``rope_local_base_freq``."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of the family's configuration class for keys missing in config.json."""
     position_offset: int = 0
@@ -199,6 +206,11 @@ class Family:
     def is_gated(self) -> bool:
         """Whether the activation of one projection of the feed-forward block multiplies another."""
         return any(weight.role in ("gate", "expert_gate") for weight in self.layer)
+
+    @property
+    def norms_all_heads(self) -> bool:
+        """Whether queries and keys are normalised over all heads of a token, not head by head."""
+        return any(weight.role == "query_norm" and weight.dimensions != ("head",) for weight in self.layer)
 
     def has_norms(self, place: str) -> bool:
         """Return whether layers have norms ``after`` attention and feed-forward, or have ``none before``."""

@@ -12,13 +12,13 @@ from alignment.ops.native.selection import runs_natively
 from alignment.ops.native.training_ops import RaggedHeads
 from alignment.ops.pieces import heads_at_once, keys_at_once
 from alignment.ops.precision import is_half, scale_by, widen
-from alignment.ops.softmax import masked_softmax
+from alignment.ops.softmax import masked_softmax, soft_cap
 
 
 def causal_attention(
     q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layout: HeadLayout, *, keep_weights: bool = True
 ) -> paddle.Tensor:
-    """Return softmax(q k' / sqrt(D)) v under the causal mask of ``layout``.
+    """Return softmax(q k' / sqrt(D)) v under the causal mask of ``layout``, with its soft-cap of the scores.
 
     q [M, heads*D], k and v [M, kv_heads*D] -> [M, heads*D], M real tokens. Half precision on a GPU uses flash
     attention. Without ``keep_weights`` the backward pass recomputes the attention weights, as compiled kernels always
@@ -26,7 +26,8 @@ def causal_attention(
     """
     if runs_natively(q, k, v):
         return ragged_attention(q, k, v, layout.ragged)
-    if device_kernels.has_flash_attention(q, layout.head_dim(q), has_window=layout.window is not None):
+    has_window = layout.window is not None
+    if not layout.cap and device_kernels.has_flash_attention(q, layout.head_dim(q), has_window=has_window):
         return _flash_attention(q, k, v, layout)
     return _CausalAttention.apply(widen(q), widen(k), widen(v), layout, keep_weights).astype(q.dtype)
 
@@ -47,21 +48,28 @@ def _flash_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, layou
 
 
 def decode_attention(
-    q: paddle.Tensor, keys: paddle.Tensor, values: paddle.Tensor, mask: paddle.Tensor, scale: float
+    q: paddle.Tensor,
+    keys: paddle.Tensor,
+    values: paddle.Tensor,
+    mask: paddle.Tensor,
+    scale: float,
+    *,
+    cap: float = 0.0,
 ) -> paddle.Tensor:
     """Return softmax(q keys' scale + mask) values, [N, group, D], for the newest token of every row.
 
+    The scores have the soft-cap ``cap`` (0: none).
     q [N, group, D]; keys and values [N, C, D], N key heads of all rows; mask [N, group, C] as ``HeadLayout.mask``. Half
     precision is widened a piece at a time, and only the outcome is rounded.
     """
     if not is_half(q):
         scores = paddle.matmul(scale_by(q, scale), keys, transpose_y=True)
-        return paddle.matmul(masked_softmax(scores, mask), values)
+        return paddle.matmul(masked_softmax(soft_cap(scores, cap), mask), values)
     step = keys_at_once(4 * keys.shape[1] * keys.shape[2])
     outputs = []
     for piece in (slice(i, i + step) for i in range(0, q.shape[0], step)):
         scores = paddle.matmul(widen(q[piece]).scale_(scale), widen(keys[piece]), transpose_y=True)
-        mixed = paddle.matmul(masked_softmax(scores, mask[piece]), widen(values[piece]))
+        mixed = paddle.matmul(masked_softmax(soft_cap(scores, cap), mask[piece]), widen(values[piece]))
         outputs.append(mixed.astype(values.dtype))
     return _join(outputs)
 
@@ -69,8 +77,14 @@ def decode_attention(
 def _probabilities(q: paddle.Tensor, k: paddle.Tensor, layout: HeadLayout) -> paddle.Tensor:
     """Return the weights [c, group*S, S] of scaled queries q [c, group*S, D] on keys k [c, S, D]."""
     length = layout.length
-    scores = paddle.matmul(q, k, transpose_y=True).reshape([-1, length, length])
+    scores = soft_cap(paddle.matmul(q, k, transpose_y=True), layout.cap).reshape([-1, length, length])
     return masked_softmax(scores, layout.mask.reshape([length, length])).reshape([*q.shape[:2], length])
+
+
+def _cap_slope(q: paddle.Tensor, k: paddle.Tensor, cap: float) -> paddle.Tensor:
+    """Return the derivative [c, group*S, S] of ``soft_cap``, for the scores computed again."""
+    share = paddle.tanh(paddle.matmul(q, k, transpose_y=True) * (1.0 / cap))
+    return 1.0 - share * share
 
 
 def _pieces(q: paddle.Tensor, layout: HeadLayout) -> list[slice]:
@@ -110,6 +124,8 @@ class _CausalAttention(PyLayer):
             weights = _probabilities(qh[piece], kh[piece], layout) if kept is None else kept
             value_grads.append(paddle.matmul(weights, gh[piece], transpose_x=True))
             slope = paddle.matmul(gh[piece], vh[piece], transpose_y=True).subtract_(along[piece]).multiply_(weights)
+            if layout.cap:
+                slope = slope.multiply_(_cap_slope(qh[piece], kh[piece], layout.cap))
             query_grads.append(paddle.matmul(slope, kh[piece]))
             key_grads.append(paddle.matmul(slope, qh[piece], transpose_x=True))
         return (

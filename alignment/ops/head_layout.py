@@ -66,14 +66,24 @@ class HeadLayout:
     """How many tokens a query sees, itself included; None: all before it."""
     dtype: Any
     """The mask's dtype."""
+    cap: float = 0.0
+    """Scores x become cap tanh(x / cap); 0: they stay."""
 
     @classmethod
     def build(
-        cls, lengths: np.ndarray, *, num_heads: int, num_kv_heads: int, dtype, window: int | None = None
+        cls,
+        lengths: np.ndarray,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        dtype,
+        window: int | None = None,
+        cap: float = 0.0,
     ) -> HeadLayout:
         """Build for sequences of ``lengths`` [n]; a ``window`` that no sequence exceeds is dropped."""
         window = None if window is None or window >= lengths.max() else window
-        return cls(lengths=lengths, num_heads=num_heads, num_kv_heads=num_kv_heads, window=window, dtype=dtype)
+        sizes = {"num_heads": num_heads, "num_kv_heads": num_kv_heads}
+        return cls(lengths=lengths, window=window, dtype=dtype, cap=cap, **sizes)
 
     @property
     def length(self) -> int:
@@ -124,9 +134,8 @@ class HeadLayout:
     @cached_property
     def ragged(self) -> RaggedHeads:
         """The same for compiled kernels."""
-        return RaggedHeads.build(
-            self.lengths, num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, window=self.window
-        )
+        sizes = {"num_heads": self.num_heads, "num_kv_heads": self.num_kv_heads}
+        return RaggedHeads.build(self.lengths, window=self.window, cap=self.cap, **sizes)
 
     @property
     def _real(self) -> np.ndarray:

@@ -13,24 +13,29 @@ import paddle
 from alignment.ops import device_kernels
 from alignment.ops.pieces import tokens_at_once
 from alignment.ops.precision import is_half, scale_by, widen
+from alignment.ops.softmax import soft_cap
 
 
-def split_temperature(hidden: paddle.Tensor, temperature: float) -> tuple[paddle.Tensor, float]:
+def split_temperature(hidden: paddle.Tensor, temperature: float, *, cap: float = 0.0) -> tuple[paddle.Tensor, float]:
     """Return (hidden states for the head, the factor by which their logits must still be divided).
 
-    In half precision the float32 logits are divided: dividing the states would round them a second time.
+    In half precision the float32 logits are divided: dividing the states would round them a second time. So are those
+    with a ``cap``, which comes before the division.
     """
-    return (hidden, temperature) if is_half(hidden) else (scale_by(hidden, 1.0 / temperature), 1.0)
+    keeps = cap > 0 or is_half(hidden)
+    return (hidden, temperature) if keeps else (scale_by(hidden, 1.0 / temperature), 1.0)
 
 
 @dataclass(frozen=True)
 class HeadProduct:
-    """A vocabulary head and the temperature by which its logits are divided."""
+    """A vocabulary head, its soft-cap, and the temperature by which its logits are divided."""
 
     weight: paddle.Tensor
     """[H, V], or [V, H] when ``transposed``."""
     transposed: bool = False
     temperature: float = 1.0
+    cap: float = 0.0
+    """A product x becomes cap tanh(x / cap) before the division; 0: it stays."""
 
     @property
     def columns(self) -> int:
@@ -44,7 +49,7 @@ class HeadProduct:
         return [slice(i, min(i + step, num_tokens)) for i in range(0, num_tokens, step)]
 
     def logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
-        """Return hidden @ weight / temperature, [T, V], for hidden [T, H].
+        """Return hidden @ weight, capped, / temperature, [T, V], for hidden [T, H].
 
         For half precision on a GPU the product is not rounded, and not differentiable.
         """
@@ -52,15 +57,23 @@ class HeadProduct:
             product = device_kernels.add_wide_product(None, hidden.t(), self._inputs_first)
         else:
             product = widen(paddle.matmul(hidden, self.weight, transpose_y=self.transposed))
-        return scale_by(product, 1.0 / self.temperature)
+        return scale_by(soft_cap(product, self.cap), 1.0 / self.temperature)
+
+    def bend(self, logits: paddle.Tensor) -> paddle.Tensor | None:
+        """Return the derivative [T, V] of the soft-cap, for ``slope``, from ``logits`` [T, V]; None without a cap."""
+        if not self.cap:
+            return None
+        share = logits * (self.temperature / self.cap)
+        return 1.0 - share * share
 
     @cached_property
     def _inputs_first(self) -> paddle.Tensor:
         """[H, V], in memory as the kernel reads it: it would copy a transposed view for every piece."""
         return self.weight.t().contiguous() if self.transposed else self.weight
 
-    def slope(self, logit_grad: paddle.Tensor) -> paddle.Tensor:
-        """Return the gradient [T, V] of the product from that of the logits, in the head's dtype."""
+    def slope(self, logit_grad: paddle.Tensor, bend: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Return the gradient [T, V] of the product from that of the logits and ``bend``, in the head's dtype."""
+        logit_grad = logit_grad if bend is None else logit_grad * bend
         return scale_by(logit_grad, 1.0 / self.temperature).astype(self.weight.dtype)
 
     def hidden_grad(self, slope: paddle.Tensor) -> paddle.Tensor:

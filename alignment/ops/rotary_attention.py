@@ -31,6 +31,8 @@ class RotaryAttention:
     num_kv_heads: int
     window: int | None
     """How many tokens a query sees, itself included; None: all before it."""
+    cap: float = 0.0
+    """Scores x become cap tanh(x / cap); 0: they stay."""
     dtype: Any
     """The dtype of queries, keys and values."""
     shared: np.ndarray | None = None
@@ -93,8 +95,9 @@ class RotaryAttention:
         return self._tables(self.num_kv_heads)
 
     @property
-    def _heads(self) -> dict[str, int | None]:
-        return {"num_heads": self.num_heads, "num_kv_heads": self.num_kv_heads, "window": self.window}
+    def _heads(self) -> dict[str, int | float | None]:
+        sizes = {"num_heads": self.num_heads, "num_kv_heads": self.num_kv_heads}
+        return {**sizes, "window": self.window, "cap": self.cap}
 
     @cached_property
     def _positions_there(self) -> paddle.Tensor:

@@ -20,6 +20,11 @@ def masked_softmax(scores: paddle.Tensor, mask: paddle.Tensor | None = None) -> 
     return weights if mark is None else weights.add_(mark)
 
 
+def soft_cap(scores: paddle.Tensor, cap: float) -> paddle.Tensor:
+    """Return cap tanh(scores / cap); with a ``cap`` of 0 the scores."""
+    return paddle.tanh(scores * (1.0 / cap)) * cap if cap else scores
+
+
 def not_finite_mark(rows: paddle.Tensor) -> paddle.Tensor | None:
     """Return [..., 1], 0 for ``rows`` [..., n] that are finite and NaN for others, not differentiable.
 

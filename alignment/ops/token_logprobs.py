@@ -41,21 +41,24 @@ def head_logprobs(
     *,
     transposed: bool = False,
     temperature: float = 1.0,
+    cap: float = 0.0,
     with_entropy: bool = False,
 ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
     """Return (log-probs [T], entropies [T] or None) of ``targets`` under softmax(hidden @ weight / temperature).
 
-    hidden [T, H], weight [H, V] ([V, H] if ``transposed``), targets [T] int64. Both results are differentiable with
-    respect to ``hidden`` and ``weight`` (an unused entropy costs nothing in the backward pass). Many logits, and those
-    in half precision, are computed in pieces and recomputed in the backward pass.
+    ``cap`` is the soft-cap of the product (0: none). hidden [T, H], weight [H, V] ([V, H] if ``transposed``), targets
+    [T] int64. Both results are differentiable with respect to ``hidden`` and ``weight`` (an unused entropy costs
+    nothing in the backward pass). Many logits, and those in half precision, are computed in pieces and recomputed in
+    the backward pass.
     """
     if runs_natively(hidden, weight):
-        logprobs, entropy = _NativeHeadLogprobs.apply(hidden, weight, targets, transposed, temperature)
+        logprobs, entropy = _NativeHeadLogprobs.apply(hidden, weight, targets, (transposed, 1.0, cap), temperature)
         return logprobs, entropy if with_entropy else None
-    hidden, temperature = split_temperature(hidden, temperature)
-    head = HeadProduct(weight, transposed, temperature)
+    hidden, temperature = split_temperature(hidden, temperature, cap=cap)
+    options = transposed, temperature, cap
+    head = HeadProduct(weight, *options)
     if is_half(hidden) or len(head.pieces(hidden.shape[0])) > 1:
-        logprobs, entropy = _HeadLogprobs.apply(hidden, weight, targets, (transposed, temperature), with_entropy)
+        logprobs, entropy = _HeadLogprobs.apply(hidden, weight, targets, options, with_entropy)
         return logprobs, entropy if with_entropy else None
     logits = head.logits(hidden)
     return token_logprobs(logits, targets), _entropy(logits) if with_entropy else None
@@ -101,7 +104,8 @@ class _HeadLogprobs(PyLayer):
         for piece in head.pieces(hidden.shape[0]):
             part = hidden[piece]
             entropy = None if entropy_grad is None else (entropy_grad[piece], entropies[piece])
-            slope = head.slope(_logit_grad(head.logits(part), targets[piece], grad[piece], entropy))
+            logits = head.logits(part)
+            slope = head.slope(_logit_grad(logits, targets[piece], grad[piece], entropy), head.bend(logits))
             hidden_grads.append(head.hidden_grad(slope))
             weight_grad = head.add_weight_grad(weight_grad, part, slope)
         return paddle.concat(hidden_grads), head.rounded(weight_grad)
@@ -140,8 +144,8 @@ class _NativeHeadLogprobs(PyLayer):
     """``_HeadLogprobs`` by compiled kernels; logits in a single piece are kept and overwritten by their gradient."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, transposed, temperature):
-        head = HeadProduct(weight, transposed)
+    def forward(ctx, hidden, weight, targets, options, temperature):
+        head = HeadProduct(weight, *options)
         pieces = head.pieces(hidden.shape[0])
         found, logits = [], None
         for piece in pieces:
@@ -149,7 +153,7 @@ class _NativeHeadLogprobs(PyLayer):
             found.append(training_ops.logprobs(logits, targets[piece], temperature))
         ctx.logits = logits if len(pieces) == 1 else None
         ctx.kept = [row.for_backward for row in found]
-        ctx.transposed, ctx.temperature = transposed, temperature
+        ctx.options, ctx.temperature = options, temperature
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, targets)
         return paddle.concat([row.logprobs for row in found]), paddle.concat([row.entropies for row in found])
@@ -157,16 +161,18 @@ class _NativeHeadLogprobs(PyLayer):
     @staticmethod
     def backward(ctx, *grads):
         hidden, weight, targets = ctx.saved_tensor()
-        head = HeadProduct(weight, ctx.transposed)
+        head = HeadProduct(weight, *ctx.options)
         kept_logits, ctx.logits = ctx.logits, None
         hidden_grads, weight_grad = [], None
         for piece, kept in zip(head.pieces(hidden.shape[0]), ctx.kept, strict=True):
             part = hidden[piece]
             logits = head.logits(part) if kept_logits is None else kept_logits
+            bend = head.bend(logits)
             grads_of_piece = [None if grad is None else grad[piece] for grad in grads]
             slope = training_ops.logprobs_grad(
                 logits, targets[piece], ctx.temperature, kept=kept, grads=grads_of_piece, in_place=True
             )
+            slope = slope if bend is None else head.slope(slope, bend)
             hidden_grads.append(head.hidden_grad(slope))
             weight_grad = head.add_weight_grad(weight_grad, part, slope)
         return paddle.concat(hidden_grads), weight_grad

@@ -26,7 +26,8 @@ from alignment.telemetry import log
 _ARCHITECTURE = (
     *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling"),
-    *(*FLAGS, "sliding_window", "experts"),
+    *(*FLAGS, "sliding_window", "full_layers", "experts", "attention_cap", "logit_cap"),
+    *("query_pre_attn_scalar", "rope_local_base_freq"),
 )
 """The keys of a configuration that training never changes."""
 

@@ -10,7 +10,7 @@ import paddle
 
 from alignment.architecture.adapter import is_factor
 from alignment.architecture.cuts import gradient_is_partial
-from alignment.architecture.families import EMBEDDING, LM_HEAD
+from alignment.architecture.families import EMBEDDING, HEAD_BIAS, LM_HEAD
 from alignment.architecture.parts import Part
 from alignment.device.offload import Offloaded, resident
 from alignment.errors import NotFiniteError
@@ -132,10 +132,13 @@ def shard_model(model: Any, topology: Topology) -> ParameterShards | None:
 
 
 def head_use(model: Any) -> Mapping[str, paddle.nn.Layer]:
-    """Return the weight of the vocabulary head, which log-probs use outside the model, after the final norm."""
+    """Return the weight and bias of the vocabulary head, which log-probs use after the final norm."""
     if model.kind != "causal" or not model.placement.is_last:
         return {}
-    return {EMBEDDING if model.lm_head is None else LM_HEAD: model.model.norm}
+    if model.lm_head is None:
+        return {EMBEDDING: model.model.norm}
+    names = [LM_HEAD] if model.lm_head.bias is None else [LM_HEAD, HEAD_BIAS]
+    return dict.fromkeys(names, model.model.norm)
 
 
 def model_writer(learner: Learner, tokenizer: Tokenizer, topology: Topology) -> ModelWriter:

@@ -64,6 +64,7 @@ OPERATORS: dict[str, tuple[Callable[[paddle.Tensor], object], object]] = {
     "sort": (lambda x: paddle.sort(x, axis=-1), np.sort(X, -1)),
     "sqrt": (lambda x: paddle.sqrt(_tensor(POSITIVE)), np.sqrt(POSITIVE)),
     "stack": (lambda x: paddle.stack([x, -x]), np.stack([X, -X])),
+    "tanh": (lambda x: paddle.tanh(x), np.tanh(X)),
     "take_along_axis": (
         lambda x: paddle.take_along_axis(x, _tensor(COLUMNS), axis=1),
         np.take_along_axis(X, COLUMNS, 1),

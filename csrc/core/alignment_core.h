@@ -34,7 +34,8 @@ typedef struct AcConfig {
   int32_t num_layers, hidden, inner, heads, kv_heads, head_dim, vocab;
   float rms_eps;        // of every norm
   int32_t window;       // a token sees this many tokens, itself included; 0: all before it
-  int32_t qk_norm;      // 1: queries and keys are normalised head by head before the rotation (Qwen3)
+  int32_t qk_norm;      // queries and keys are normalised before the rotation, 1: head by head (Qwen3), 2: all heads of
+                        // a token together (OLMo 2; one rank only)
   int32_t qkv_bias;     // 1: q_proj, k_proj and v_proj have biases
   int32_t output_bias;  // 1: o_proj has one
   int32_t mlp_bias;     // 1: gate_proj, up_proj and down_proj have them
@@ -57,6 +58,8 @@ typedef struct AcConfig {
   float embedding_scale;    // of the embeddings (not of the head); 0: 1
   float attention_scale;    // of the scores; 0: 1 / sqrt(head_dim)
   float attention_cap, logit_cap;  // x becomes cap tanh(x / cap); 0: it stays
+  int32_t head_bias;    // 1: lm_head has a bias, also where it is the embedding
+  int32_t rotary_tables;  // how many pairs of tables ac_model_set_rotary gets; 0: 1
   int32_t tied;         // 1: the head is the embedding; lm_head.weight is then not a weight of the model
   int32_t weight_type;  // AcWeightType of the matrices; norms and biases stay f32, embeddings are f32 or bf16
   int32_t kv_type;      // AcDataType of the key/value pool
@@ -90,9 +93,13 @@ AC_API int32_t ac_model_set_weight(AcModel* model, const char* name, const void*
 // Return how many weights (and rotary tables) were never set; their names go into out, comma-separated and cut to
 // size bytes with the final zero. out may be NULL when size is 0.
 AC_API int32_t ac_model_missing(const AcModel* model, char* out, int32_t size);
-// Tables [positions, head_dim / 2] of cos and sin, copied; positions must be max_positions. A head's two halves are
-// rotated against each other: (a, b) -> (a cos - b sin, b cos + a sin).
+// Tables [rotary_tables, positions, head_dim / 2] of cos and sin, copied; positions must be max_positions. A head's two
+// halves are rotated against each other: (a, b) -> (a cos - b sin, b cos + a sin).
 AC_API int32_t ac_model_set_rotary(AcModel* model, const float* cosines, const float* sines, int32_t positions);
+
+// Layer i has the window windows[i] (0: none) and the table rotaries[i]; both [num_layers]. Not called: every layer has
+// that of the configuration, and table 0.
+AC_API int32_t ac_model_set_layers(AcModel* model, const int32_t* windows, const int32_t* rotaries);
 
 // Tensor parallelism: reduce(context, data, count) must replace data by its sum over the ranks. It is called from the
 // thread that called ac_forward, on the embeddings and after o_proj and down_proj of every layer, in the same order and

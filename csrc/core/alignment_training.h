@@ -38,9 +38,10 @@ typedef struct AcSequences {
   // How many leading tokens each sequence [num_sequences] shares with the one before it, as that one sees them; only the
   // others stand in memory, and positions count the shared ones too. NULL: none are shared.
   const int32_t* shared;
+  float cap;  // scores become cap tanh(score / cap); 0: they stay
 } AcSequences;
 
-// out = softmax(q k' / sqrt(head_dim)) v. q, out [Q, heads * head_dim]; k, v [M, kv_heads * head_dim]. statistics
+// out = softmax(q k' / sqrt(head_dim)) v, with the cap on the scores. q, out [Q, heads * head_dim]; k, v [M, kv_heads * head_dim]. statistics
 // [Q, heads, 2]: the largest score of each query and 1 / sum e^(score - largest). Gradients have the shapes of what
 // they belong to.
 AC_API int32_t ac_attention_forward(const AcSequences* sequences, const float* q, const float* k, const float* v,

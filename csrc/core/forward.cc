@@ -80,9 +80,9 @@ class Worker {
       const Layer& layer = model_.layers[i];
       const bool is_last = i + 1 == config_.num_layers;
       const Plan& plan = is_last ? wanted : all;
-      project(layer, residual, model_.cache(i));
+      project(i, residual);
       if (is_last) residual = keep_wanted();
-      attend(plan, model_.cache(i));
+      attend(i, plan);
       const int num_rows = static_cast<int>(plan.rows.size());
       const Norm& feed_norm = config_.no_feed_norm ? layer.input_norm : layer.feed_norm;
       if (config_.parallel) normalise(residual, feed_norm, num_rows);
@@ -161,23 +161,27 @@ class Worker {
   }
 
   // Queries, keys and values of every row; keys and values go to the cache.
-  void project(const Layer& layer, const Rows& residual, const Cache& cache) {
+  void project(int number, const Rows& residual) {
+    const Layer& layer = model_.layers[number];
     normalise(residual, layer.input_norm, q_.num_rows);
     const Rows& qkv = buffers_.qkv;
     multiply({&layer.qkv, buffers_.normed, q_.num_rows, qkv, Finish::store, 0});
-    const HeadWork work{cache, config_.heads, layer.query_norm, layer.key_norm, config_.rms_eps};
+    const HeadWork work{model_.cache(number), config_.heads, layer.query_norm, layer.key_norm,
+                        model_.norms_all_heads(), config_.rms_eps};
     const int half = config_.head_dim / 2;
+    const int64_t table = model_.angles() * model_.rotaries[number];
     for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
       const int64_t position = q_.positions[row];
-      kernels_.place_row(work, qkv.wide + row * qkv.stride, model_.cosines + position * half,
-                         model_.sines + position * half, q_.blocks_of(row)[position / config_.block_tokens],
+      kernels_.place_row(work, qkv.wide + row * qkv.stride, model_.cosines + table + position * half,
+                         model_.sines + table + position * half, q_.blocks_of(row)[position / config_.block_tokens],
                          static_cast<int>(position % config_.block_tokens));
     }
     wait();
   }
 
-  void attend(const Plan& plan, const Cache& cache) {
-    const Attention job{cache, buffers_.qkv, buffers_.mixed, q_.positions, config_.heads, config_.window,
+  void attend(int number, const Plan& plan) {
+    const Attention job{model_.cache(number), buffers_.qkv, buffers_.mixed, q_.positions, config_.heads,
+                        model_.windows[number],
                         config_.attention_scale > 0.0f ? config_.attention_scale
                                                        : 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
                         config_.attention_cap};

@@ -83,6 +83,7 @@ struct HeadWork {
   Cache cache;
   int heads;
   const float *query_norm, *key_norm;  // [head_dim]; NULL: none
+  bool norms_all_heads;  // they are [heads * head_dim] and [kv_heads * head_dim], and normalise these together
   float eps;
 };
 

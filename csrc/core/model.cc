@@ -55,7 +55,8 @@ std::string find_problem(const AcConfig& c) {
       {"heads", c.heads, 1, ANY},             {"kv_heads", c.kv_heads, 1, ANY},     {"head_dim", c.head_dim, 2, ANY},
       {"vocab", c.vocab, 1, ANY},             {"window", c.window, 0, ANY},
       {"activation", c.activation, 0, 3},     {"position_rows", c.position_rows, 0, ANY},
-      {"position_offset", c.position_offset, 0, ANY},
+      {"position_offset", c.position_offset, 0, ANY}, {"qk_norm", c.qk_norm, 0, 2},
+      {"rotary_tables", c.rotary_tables, 0, 16},
       {"weight_type", c.weight_type, 0, 2},   {"kv_type", c.kv_type, 0, 1},
       {"block_tokens", c.block_tokens, 16, ANY}, {"num_blocks", c.num_blocks, 1, ANY},
       {"max_positions", c.max_positions, 1, ANY},
@@ -82,7 +83,12 @@ std::string find_problem(const AcConfig& c) {
 }  // namespace
 }  // namespace ac
 
-AcModel::AcModel(const AcConfig& given) : config(given), kernels(ac::current_kernels()), layers(given.num_layers) {
+AcModel::AcModel(const AcConfig& given)
+    : config(given),
+      kernels(ac::current_kernels()),
+      layers(given.num_layers),
+      windows(given.num_layers, given.window),
+      rotaries(given.num_layers, 0) {
   for (int i = 0; i < config.num_layers; ++i) {
     layers[i].has_experts = config.experts > 0 && !(given.dense_layers && given.dense_layers[i]);
   }
@@ -98,15 +104,14 @@ AcModel::AcModel(const AcConfig& given) : config(given), kernels(ac::current_ker
 
 void AcModel::lay_out(ac::Carver& carver) {
   const size_t numbers = static_cast<size_t>(config.vocab) * config.hidden;
-  const size_t angles = static_cast<size_t>(config.max_positions) * (config.head_dim / 2);
   embedding = carver.take<char>(numbers * (embeds_narrow() ? 2 : 4));
-  cosines = carver.take<float>(angles);
-  sines = carver.take<float>(angles);
+  cosines = carver.take<float>(angles() * rotary_tables());
+  sines = carver.take<float>(angles() * rotary_tables());
   for (ac::Layer& layer : layers) lay_out_layer(carver, layer);
   norm = lay_out_norm(carver, true);
   positions = carver.take<float>(static_cast<size_t>(config.position_rows) * config.hidden);
   const int panel = kernels->panel;
-  head = ac::lay_out_matrix(carver, *this, config.hidden, (config.vocab + panel - 1) / panel, false);
+  head = ac::lay_out_matrix(carver, *this, config.hidden, (config.vocab + panel - 1) / panel, config.head_bias);
 }
 
 ac::Norm AcModel::lay_out_norm(ac::Carver& carver, bool exists) {
@@ -122,8 +127,8 @@ void AcModel::lay_out_layer(ac::Carver& carver, ac::Layer& layer) {
   layer.attended_norm = lay_out_norm(carver, config.post_norms);
   layer.fed_norm = lay_out_norm(carver, config.post_norms);
   layer.qkv = ac::lay_out_matrix(carver, *this, config.hidden, panels(projected), config.qkv_bias);
-  layer.query_norm = config.qk_norm ? carver.take<float>(dim) : nullptr;
-  layer.key_norm = config.qk_norm ? carver.take<float>(dim) : nullptr;
+  layer.query_norm = config.qk_norm ? carver.take<float>(norms_all_heads() ? mixed : dim) : nullptr;
+  layer.key_norm = config.qk_norm ? carver.take<float>(norms_all_heads() ? config.kv_heads * dim : dim) : nullptr;
   layer.output = ac::lay_out_matrix(carver, *this, mixed, panels(config.hidden), config.output_bias);
   layer.feed_norm = lay_out_norm(carver, !config.no_pre_norms && !config.no_feed_norm);
   lay_out_feed(carver, layer);
@@ -158,6 +163,7 @@ void AcModel::name_parameters() {
                                                   false};
   }
   name_norm("model.norm", norm);
+  if (config.head_bias) parameters["lm_head.bias"] = {Kind::vector, 1, vocab, nullptr, &head, 0, -1, false};
   if (!config.tied) parameters["lm_head.weight"] = {Kind::matrix, hidden, vocab, nullptr, &head, 0, -1, false};
   for (int i = 0; i < config.num_layers; ++i) name_layer("model.layers." + std::to_string(i) + ".", layers[i]);
 }
@@ -191,8 +197,8 @@ void AcModel::name_layer(const std::string& prefix, ac::Layer& layer) {
   name_norm(prefix + "attended_norm", layer.attended_norm);
   name_norm(prefix + "post_attention_layernorm", layer.feed_norm);
   name_norm(prefix + "fed_norm", layer.fed_norm);
-  vector("self_attn.q_norm", layer.query_norm, dim);
-  vector("self_attn.k_norm", layer.key_norm, dim);
+  vector("self_attn.q_norm", layer.query_norm, norms_all_heads() ? mixed : dim);
+  vector("self_attn.k_norm", layer.key_norm, norms_all_heads() ? keys : dim);
   matrix("self_attn.q_proj", layer.qkv, mixed, 0, -1);
   matrix("self_attn.k_proj", layer.qkv, keys, mixed, -1);
   matrix("self_attn.v_proj", layer.qkv, keys, mixed + keys, -1);
@@ -262,6 +268,20 @@ int32_t ac_copy_block(AcModel* model, int32_t source, int32_t target) {
     const ac::Cache cache = model->cache(layer);
     std::memmove(cache.base + target * cache.block_bytes, cache.base + source * cache.block_bytes, cache.block_bytes);
   }
+  return AC_OK;
+}
+
+int32_t ac_model_set_layers(AcModel* model, const int32_t* windows, const int32_t* rotaries) {
+  const int32_t count = model->config.num_layers, tables = model->rotary_tables();
+  for (int32_t i = 0; i < count; ++i) {
+    if (windows[i] < 0 || rotaries[i] < 0 || rotaries[i] >= tables) {
+      return ac::fail(AC_BAD_ARGUMENT, "layer " + std::to_string(i) + " has window " + std::to_string(windows[i]) +
+                                           " and rotary table " + std::to_string(rotaries[i]) + " of " +
+                                           std::to_string(tables));
+    }
+  }
+  model->windows.assign(windows, windows + count);
+  model->rotaries.assign(rotaries, rotaries + count);
   return AC_OK;
 }
 

@@ -47,6 +47,7 @@ struct AcModel {
   const ac::Kernels* kernels;
   ac::Memory weights, pool, scratch;
   std::vector<ac::Layer> layers;
+  std::vector<int32_t> windows, rotaries;  // of each layer
   ac::Matrix head;
   char* embedding;  // [vocab, hidden], f32 or, beside other weights than f32, bf16
   float *positions, *cosines, *sines;
@@ -62,6 +63,11 @@ struct AcModel {
   bool embeds_narrow() const { return config.weight_type != AC_WEIGHT_F32; }
   bool narrow_inputs() const { return config.weight_type == AC_WEIGHT_BF16 && kernels->multiplies_narrow; }
   ac::Cache cache(int layer) const;
+  int rotary_tables() const { return config.rotary_tables ? config.rotary_tables : 1; }
+  // Numbers of one table of cosines or sines.
+  int64_t angles() const { return static_cast<int64_t>(config.max_positions) * (config.head_dim / 2); }
+  // Whether queries and keys are normalised over all heads of a token.
+  bool norms_all_heads() const { return config.qk_norm == 2; }
 
  private:
   void lay_out(ac::Carver& carver);

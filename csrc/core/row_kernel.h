@@ -115,13 +115,21 @@ void write_cache(const ac::Cache& cache, const float* keys, const float* values,
   }
 }
 
+AC_INLINE void normalise_all(float* x, const float* weight, int n, float eps) {
+  scale_row(x, weight, n, reciprocal_root_mean_square(x, n, eps), x);
+}
+
 void place_row(const ac::HeadWork& work, float* qkv, const float* cosines, const float* sines, int block, int place) {
   const ac::Cache& cache = work.cache;
   const int dim = cache.head_dim;
+  if (work.norms_all_heads) {
+    normalise_all(qkv, work.query_norm, work.heads * dim, work.eps);
+    normalise_all(qkv + work.heads * dim, work.key_norm, cache.kv_heads * dim, work.eps);
+  }
   for (int head = 0; head < work.heads + cache.kv_heads; ++head) {
     float* at = qkv + head * dim;
     const float* weight = head < work.heads ? work.query_norm : work.key_norm;
-    if (weight) scale_row(at, weight, dim, reciprocal_root_mean_square(at, dim, work.eps), at);
+    if (weight && !work.norms_all_heads) scale_row(at, weight, dim, reciprocal_root_mean_square(at, dim, work.eps), at);
     rotate(at, cosines, sines, dim / 2);
   }
   const float* keys = qkv + work.heads * dim;

@@ -42,8 +42,14 @@ class Model {
   explicit Model(const AcConfig& config) : config_(config), model_(ac_model_create(&config)) {
     expect(model_ != nullptr, "create");
     set_all();
-    angles_ = draw(static_cast<size_t>(config.max_positions) * (config.head_dim / 2), 3);
+    const size_t tables = config.rotary_tables ? config.rotary_tables : 1;
+    angles_ = draw(tables * config.max_positions * (config.head_dim / 2), 3);
     expect(ac_model_set_rotary(model_, angles_.data(), angles_.data(), config.max_positions) == AC_OK, "set_rotary");
+    if (tables > 1) {  // as Gemma 3: the first layer has the window and the second table
+      windows_ = {config.window, 0};
+      rotaries_ = {1, 0};
+      expect(ac_model_set_layers(model_, windows_.data(), rotaries_.data()) == AC_OK, "set_layers");
+    }
     expect(ac_model_missing(model_, nullptr, 0) == 0, "nothing is missing");
   }
   Model(const Model&) = delete;
@@ -68,7 +74,7 @@ class Model {
 
   // The same by the definitions.
   std::vector<reference::Numbers> read_by_definition() const {
-    return reference::Model(config_, weights_, angles_).read(prompt(0, LENGTH));
+    return reference::Model(config_, weights_, angles_, windows_, rotaries_).read(prompt(0, LENGTH));
   }
 
  private:
@@ -101,14 +107,15 @@ class Model {
     if (c.position_rows) set("model.embed_positions.weight", c.position_rows, c.hidden);
     set_norm("model.norm");
     if (!c.tied) set("lm_head.weight", c.hidden, c.vocab);
+    if (c.head_bias) set("lm_head.bias", 1, c.vocab);
     for (int i = 0; i < c.num_layers; ++i) {
       const std::string layer = "model.layers." + std::to_string(i) + ".", attention = layer + "self_attn.";
       if (!c.no_pre_norms) set_norm(layer + "input_layernorm");
       if (!c.no_pre_norms && !c.no_feed_norm) set_norm(layer + "post_attention_layernorm");
       if (c.post_norms) set_norm(layer + "attended_norm");
       if (c.post_norms) set_norm(layer + "fed_norm");
-      if (c.qk_norm) set(attention + "q_norm.weight", 1, c.head_dim);
-      if (c.qk_norm) set(attention + "k_norm.weight", 1, c.head_dim);
+      if (c.qk_norm) set(attention + "q_norm.weight", 1, c.qk_norm == 2 ? queries : c.head_dim);
+      if (c.qk_norm) set(attention + "k_norm.weight", 1, c.qk_norm == 2 ? keys : c.head_dim);
       set_affine(attention + "q_proj", c.hidden, queries, c.qkv_bias);
       set_affine(attention + "k_proj", c.hidden, keys, c.qkv_bias);
       set_affine(attention + "v_proj", c.hidden, keys, c.qkv_bias);
@@ -136,6 +143,7 @@ class Model {
   AcModel* model_;
   std::map<std::string, std::vector<float>> weights_;
   std::vector<float> angles_;
+  std::vector<int32_t> windows_, rotaries_;  // of layers; empty: those of the configuration
 };
 
 AcConfig base_config() {
@@ -189,6 +197,13 @@ std::vector<AcConfig> all_configs() {
     parallel.activation = AC_GELU;
     AcConfig after = plain;  // as OLMo 2
     after.no_pre_norms = after.post_norms = 1;
+    after.qk_norm = 2;
+    AcConfig layers = plain;  // as Gemma 3
+    layers.window = 7;
+    layers.rotary_tables = 2;
+    layers.qk_norm = 1;
+    AcConfig biased = parallel;  // as Phi 1.5
+    biased.head_bias = biased.qkv_bias = biased.output_bias = biased.mlp_bias = 1;
     AcConfig experts = plain;  // as Qwen2-MoE
     experts.experts = experts.held_experts = 7;
     experts.top_k = 3;
@@ -199,7 +214,8 @@ std::vector<AcConfig> all_configs() {
     all_experts.inner = all_experts.shared_inner = 0;
     all_experts.normalises = 1;
     all_experts.dense_layers = nullptr;
-    configs.insert(configs.end(), {plain, full, shared, gelu, learned, parallel, after, experts, all_experts});
+    configs.insert(configs.end(), {plain, full, shared, gelu, learned, parallel, after, layers, biased});
+    configs.insert(configs.end(), {experts, all_experts});
   }
   return configs;
 }
@@ -244,6 +260,8 @@ void check_refusals() {
   wrong.top_k = 3;
   expect(ac_model_create(&wrong) == nullptr, "more experts of a token than there are is refused");
   Model model(base_config());
+  const int32_t windows[] = {0, 0}, rotaries[] = {0, 1};
+  expect(ac_model_set_layers(model.get(), windows, rotaries) == AC_BAD_ARGUMENT, "a table that is not there is refused");
   expect(ac_copy_block(model.get(), 0, BLOCKS) == AC_BAD_ARGUMENT, "a block beyond the pool is refused");
   const int32_t status = ac_model_set_weight(model.get(), "lm_head.bias", nullptr, AC_F32, 1, 67, 1);
   expect(status == AC_BAD_ARGUMENT, "an unknown name is refused");

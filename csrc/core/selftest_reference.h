@@ -16,16 +16,17 @@ using Numbers = std::vector<double>;
 
 class Model {
  public:
-  // `weights` by name, matrices [in, out]; `angles` [positions, head_dim / 2] are both cosines and sines.
+  // `weights` by name, matrices [in, out]; `angles` [tables, positions, head_dim / 2] are both cosines and sines.
+  // `windows` and `rotaries` of each layer; empty: those of the configuration.
   Model(const AcConfig& config, const std::map<std::string, std::vector<float>>& weights,
-        const std::vector<float>& angles)
-      : c_(config), weights_(weights), angles_(angles) {}
+        const std::vector<float>& angles, const std::vector<int32_t>& windows, const std::vector<int32_t>& rotaries)
+      : c_(config), weights_(weights), angles_(angles), windows_(windows), rotaries_(rotaries) {}
 
   // Logits of every one of `tokens`, the prompt's first.
   std::vector<Numbers> read(const std::vector<int32_t>& tokens) const {
     std::vector<Numbers> rows;
     for (size_t i = 0; i < tokens.size(); ++i) rows.push_back(embed(tokens[i], static_cast<int>(i)));
-    for (int i = 0; i < c_.num_layers; ++i) pass_layer("model.layers." + std::to_string(i) + ".", rows);
+    for (int i = 0; i < c_.num_layers; ++i) pass_layer(i, rows);
     for (Numbers& row : rows) row = head(normalise(row, "model.norm"));
     return rows;
   }
@@ -81,6 +82,7 @@ class Model {
     Numbers y(c_.vocab);
     for (int j = 0; j < c_.vocab; ++j) {
       for (int i = 0; i < c_.hidden; ++i) y[j] += x[i] * weights[j * across + i * down];
+      if (c_.head_bias) y[j] += find("lm_head.bias")[j];
       y[j] = cap(y[j], c_.logit_cap);
     }
     return y;
@@ -98,14 +100,16 @@ class Model {
   }
 
   // Heads of one row, normalised and rotated.
-  std::vector<Numbers> turn(const Numbers& row, const std::string& norm, int position) const {
+  std::vector<Numbers> turn(Numbers row, const std::string& norm, int layer, int position) const {
     std::vector<Numbers> heads;
-    const int half = c_.head_dim / 2;
+    const int half = c_.head_dim / 2, table = rotaries_.empty() ? 0 : rotaries_[layer];
+    if (c_.qk_norm == 2) row = normalise(row, norm, false);
     for (size_t at = 0; at < row.size(); at += c_.head_dim) {
       Numbers x(row.begin() + at, row.begin() + at + c_.head_dim);
-      if (c_.qk_norm) x = normalise(x, norm, false);
+      if (c_.qk_norm == 1) x = normalise(x, norm, false);
       for (int i = 0; i < half; ++i) {
-        const double angle = angles_[static_cast<size_t>(position) * half + i], a = x[i], b = x[i + half];
+        const size_t at_angle = (static_cast<size_t>(table) * c_.max_positions + position) * half + i;
+        const double angle = angles_[at_angle], a = x[i], b = x[i + half];
         x[i] = a * angle - b * angle;
         x[i + half] = b * angle + a * angle;
       }
@@ -120,9 +124,10 @@ class Model {
   };
 
   // What the row at `position` reads of `rows`.
-  Numbers attend(const std::vector<Row>& rows, int position) const {
+  Numbers attend(const std::vector<Row>& rows, int layer, int position) const {
     Numbers mixed(c_.heads * c_.head_dim);
-    const int first = c_.window ? std::max(0, position - c_.window + 1) : 0;
+    const int window = windows_.empty() ? c_.window : windows_[layer];
+    const int first = window ? std::max(0, position - window + 1) : 0;
     const double scale = c_.attention_scale ? c_.attention_scale : 1.0 / std::sqrt(static_cast<double>(c_.head_dim));
     for (int head = 0; head < c_.heads; ++head) {
       const int of = head / (c_.heads / c_.kv_heads);
@@ -143,19 +148,20 @@ class Model {
     return mixed;
   }
 
-  void pass_layer(const std::string& layer, std::vector<Numbers>& residual) const {
+  void pass_layer(int number, std::vector<Numbers>& residual) const {
+    const std::string layer = "model.layers." + std::to_string(number) + ".";
     const std::string attention = layer + "self_attn.";
     const int keys = c_.kv_heads * c_.head_dim, count = static_cast<int>(residual.size());
     std::vector<Row> rows;
     for (int i = 0; i < count; ++i) {
       const Numbers x = maybe_normalise(residual[i], layer + "input_layernorm");
-      rows.push_back({turn(multiply(x, attention + "q_proj", c_.heads * c_.head_dim), attention + "q_norm", i),
-                      turn(multiply(x, attention + "k_proj", keys), attention + "k_norm", i),
+      rows.push_back({turn(multiply(x, attention + "q_proj", c_.heads * c_.head_dim), attention + "q_norm", number, i),
+                      turn(multiply(x, attention + "k_proj", keys), attention + "k_norm", number, i),
                       multiply(x, attention + "v_proj", keys)});
     }
     for (int i = 0; i < count; ++i) {
       const Numbers before = residual[i];
-      add(residual[i], multiply(attend(rows, i), attention + "o_proj", c_.hidden), layer + "attended_norm");
+      add(residual[i], multiply(attend(rows, number, i), attention + "o_proj", c_.hidden), layer + "attended_norm");
       const std::string norm = layer + (c_.no_feed_norm ? "input_layernorm" : "post_attention_layernorm");
       const Numbers fed = feed(maybe_normalise(c_.parallel ? before : residual[i], norm), layer + "mlp.", c_.inner);
       add(residual[i], fed, layer + "fed_norm");
@@ -200,6 +206,7 @@ class Model {
   AcConfig c_;
   const std::map<std::string, std::vector<float>>& weights_;
   const std::vector<float>& angles_;
+  const std::vector<int32_t>&windows_, &rotaries_;
 };
 
 }  // namespace reference

@@ -70,6 +70,7 @@ std::string find_problem(const AcSequences& s) {
   if (s.heads % s.kv_heads != 0) {
     return std::to_string(s.heads) + " heads cannot share " + std::to_string(s.kv_heads) + " key heads";
   }
+  if (!(s.cap >= 0)) return "the cap must not be negative";
   if (s.cosines && s.head_dim % 2 != 0) return "a rotated head has an even number of elements";
   int before = 0;  // the length of the sequence before
   for (int i = 0; i < s.num_sequences; ++i) {
@@ -111,6 +112,7 @@ SharedHead shared_head(const AcSequences& s, const AttentionArrays& at, int sequ
   job.end_query = job.first_query + query_starts[sequence + 1] - query_starts[sequence];
   job.group = static_cast<int>(group);
   job.window = s.window;
+  job.cap = s.cap;
   job.query_stride = query_stride;
   job.key_stride = key_stride;
   job.statistics_stride = 2 * static_cast<int64_t>(s.heads);

@@ -101,6 +101,7 @@ void attend_tile(const ac::SharedHead& job, const TileRange& tile, int head, con
   for (int i = 0; i < tile.num_queries; ++i) {
     const Seen seen = seen_in_row(job, tile, i);
     float *row = space.scores + i * score_stride(job), *statistics = statistics_of(job, tile.first_query + i, head);
+    if (job.cap > 0.0f) cap_row(row + seen.from, seen.to - seen.from, job.cap);
     hide_unseen(seen, tile.end_key - tile.first_key, -INFINITY, row);
     statistics[1] = 1.0f / soften(seen, row, statistics[0]);
   }
@@ -133,13 +134,27 @@ AC_INLINE float dot(const float* a, const float* b, int n) {
   return total;
 }
 
+// slopes [key] of capped scores s -> those of the scores before: times 1 - (s / cap)^2, 0 where s is -infinity.
+AC_INLINE void unbend_row(const Seen& seen, float cap, const float* scores, float* slopes) {
+  const V low = splat(-cap), inverse = splat(1.0f / cap);
+  for (int i = seen.from; i < seen.to; i += LANES) {
+    const V share = mul(max(load(scores + i), low), inverse);
+    store(slopes + i, mul(load(slopes + i), sub(splat(1.0f), mul(share, share))));
+  }
+}
+
 // Of one query: scores -> weights p, and slopes [key] = grad v' -> p (grad v' - grad o').
-AC_INLINE void differentiate_row(const Seen& seen, const float* statistics, float along, float* scores, float* slopes) {
+AC_INLINE void differentiate_row(const Seen& seen, const float* statistics, float along, float cap, float* scores,
+                                 float* slopes) {
   const V top = splat(statistics[0]), factor = splat(statistics[1]), shift = splat(along);
+  if (cap > 0.0f) {
+    for (int i = seen.from; i < seen.to; i += LANES) store(slopes + i, sub(load(slopes + i), shift));
+    unbend_row(seen, cap, scores, slopes);
+  }
   for (int i = seen.from; i < seen.to; i += LANES) {
     const V weight = mul(exp(sub(load(scores + i), top)), factor);
     store(scores + i, weight);
-    store(slopes + i, mul(weight, sub(load(slopes + i), shift)));
+    store(slopes + i, mul(weight, cap > 0.0f ? load(slopes + i) : sub(load(slopes + i), shift)));
   }
 }
 
@@ -157,9 +172,10 @@ void attend_tile_backward(const ac::SharedHead& job, const TileRange& tile, int 
     float *scores = space.scores + i * score_stride(job), *slopes = space.slopes + i * score_stride(job);
     prefetch_head(job, job.out + query_offset(job, query, head), job.query_stride);
     const float along = dot(job.out + query_offset(job, query, head), space.grads + i * width, job.head_dim);
+    if (job.cap > 0.0f) cap_row(scores + seen.from, seen.to - seen.from, job.cap);
     hide_unseen(seen, row_length, -INFINITY, scores);
     hide_unseen(seen, row_length, 0.0f, slopes);
-    differentiate_row(seen, statistics_of(job, query, head), along, scores, slopes);
+    differentiate_row(seen, statistics_of(job, query, head), along, job.cap, scores, slopes);
   }
   add_transposed(job, tile, space.scores, space.grads, space.value_grads);
   add_transposed(job, tile, space.slopes, space.queries, space.key_grads);

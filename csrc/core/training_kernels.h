@@ -14,6 +14,7 @@ struct SharedHead {
   int first_query, end_query;   // the positions of the queries
   int unwritten;                // attend_backward's own: gradients of keys before this position are not written yet
   int window;                   // 0: none
+  float cap;                    // scores become cap tanh(score / cap); 0: they stay
   int64_t query_stride, key_stride, statistics_stride;
   const float *cosines, *sines;  // [length, head_dim / 2], or NULL
   const float *q, *k, *v;

@@ -80,7 +80,7 @@ void test_logits(int rows, int vocab) {
   expect(ac_logprobs_forward(&input, none.data(), none.data(), none.data(), 1) == AC_BAD_ARGUMENT, "refuses", vocab);
 }
 
-void test_attention(int head_dim, int window, bool rotated) {
+void test_attention(int head_dim, int window, bool rotated, float cap = 0.0f) {
   const std::vector<int32_t> starts = {0, 1, 1, 50, 50 + 97};
   const int tokens = starts.back(), heads = 4, kv_heads = 2;
   const size_t queries = static_cast<size_t>(tokens) * heads * head_dim, keys = queries / heads * kv_heads;
@@ -93,6 +93,7 @@ void test_attention(int head_dim, int window, bool rotated) {
   sequences.kv_heads = kv_heads;
   sequences.head_dim = head_dim;
   sequences.window = window;
+  sequences.cap = cap;
   sequences.starts = starts.data();
   sequences.cosines = rotated ? cosines.data() : nullptr;
   sequences.sines = rotated ? sines.data() : nullptr;
@@ -180,6 +181,7 @@ int main() {
     for (int window : {0, 1, 40}) {
       for (int head_dim : {2, 6, 16, 40}) test_attention(head_dim, window, true);
       test_attention(7, window, false);
+      test_attention(6, window, true, 0.5f);
     }
     std::printf("%s: %s\n", isa, failures == 0 ? "all shapes" : "FAILED");
   }

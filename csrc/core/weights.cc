@@ -228,7 +228,7 @@ int32_t ac_model_set_rotary(AcModel* model, const float* cosines, const float* s
     return ac::fail(AC_BAD_ARGUMENT, "rotary tables of " + std::to_string(positions) + " positions, the model needs " +
                                          std::to_string(model->config.max_positions));
   }
-  const size_t bytes = sizeof(float) * positions * (model->config.head_dim / 2);
+  const size_t bytes = sizeof(float) * model->angles() * model->rotary_tables();
   std::memcpy(model->cosines, cosines, bytes);
   std::memcpy(model->sines, sines, bytes);
   model->has_rotary = true;

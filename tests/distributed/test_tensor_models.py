@@ -23,6 +23,7 @@ LLAMA = {"model_type": "llama", "attention_bias": True, "mlp_bias": True}
 QWEN3 = {"model_type": "qwen3", "head_dim": 12}
 EXPERTS = {"num_experts_per_tok": 2, "num_experts": 5, "num_local_experts": 5, "moe_intermediate_size": 21}
 EXPERTS |= {"shared_expert_intermediate_size": 14, "mlp_only_layers": [0]}
+CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
 CASES = {
     "llama with all biases": {"config": LLAMA},
     "llama with a key head for each": {"config": {**LLAMA, "num_key_value_heads": 4}},
@@ -42,6 +43,13 @@ CASES = {
     "glm4": {"config": {"model_type": "glm4", "head_dim": 8}},
     "phi3": {"config": {"model_type": "phi3", "sliding_window": 4}},
     "internlm2": {"config": {"model_type": "internlm2", "bias": True}},
+    "gemma2": {"config": {"model_type": "gemma2", "head_dim": 12, "sliding_window": 4, **CAPS}},
+    "gemma3": {
+        "config": {"model_type": "gemma3_text", "head_dim": 12, "sliding_window": 4, "sliding_window_pattern": 2}
+    },
+    "olmo2": {"config": {"model_type": "olmo2"}},
+    "olmo2 with one key head": {"config": {"model_type": "olmo2", "num_key_value_heads": 1}},
+    "phi": {"config": {"model_type": "phi"}},
     "score model": {"config": LLAMA, "kind": "score"},
     "qwen3 in float64": {"config": QWEN3, "dtype": "float64"},
     "recomputed layers": {"config": QWEN3, "recompute": "full"},

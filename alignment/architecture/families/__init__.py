@@ -14,10 +14,11 @@ OUTSIDE = (
     Weight("positions", "model.embed_positions", ("positions", "hidden"), "embedding", needs="learned_positions"),
     Weight("norm", "model.norm", ("hidden",), "norm", bias="norm_bias"),
     Weight("score", "score", ("hidden", "one"), bias="score_bias"),
-    Weight("head", "lm_head", ("hidden", "vocabulary"), cut="columns"),
+    Weight("head", "lm_head", ("hidden", "vocabulary"), cut="columns", bias="head_bias"),
 )
 """The weights outside the layers, in every family: score models have ``score``, language models ``head``."""
 EMBEDDING, POSITIONS, FINAL_NORM, SCORE, LM_HEAD = (f"{weight.name}.weight" for weight in OUTSIDE)
+HEAD_BIAS = "lm_head.bias"
 GATING = "gating."
 """Prefix of the numbered layers of a score model's gating network."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import paddle
 
 from alignment.architecture.cuts import layer_shapes, layer_weights
-from alignment.architecture.families import EMBEDDING, FINAL_NORM, LM_HEAD, POSITIONS
+from alignment.architecture.families import EMBEDDING, FINAL_NORM, HEAD_BIAS, LM_HEAD, POSITIONS
 from alignment.architecture.family import LAYERS
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.ops.rms_norm import NORM_OFFSETS, layer_norm_inference, offset_weight, rms_norm_inference
@@ -92,6 +92,7 @@ class DecoderWeights(NamedTuple):
     norm: NormFactors | None
     head: paddle.Tensor | None
     """None, like ``norm``, except on the last stage."""
+    head_bias: paddle.Tensor | None = None
 
     @property
     def any_matrix(self) -> paddle.Tensor:
@@ -116,6 +117,7 @@ def sort_weights(
         positions=by_name[POSITIONS] if is_first and config.learned_positions else None,
         norm=_final_norm(by_name, config) if is_last else None,
         head=_head(by_name) if is_last else None,
+        head_bias=by_name[HEAD_BIAS] if is_last and config.head_bias else None,
     )
 
 

@@ -42,8 +42,9 @@ class EagerEngine:
     """
 
     features = frozenset(
-        {*FLAGS, "tie_word_embeddings", "sliding_window", "experts"}
-        | {"feed_forward=plain", "norms=after", "norms=none before"}
+        {*FLAGS, "tie_word_embeddings", "sliding_window", "full_layers", "experts"}
+        | {"feed_forward=plain", "norms=after", "norms=none before", "norms=all heads"}
+        | {"attention_cap", "logit_cap", "query_pre_attn_scalar", "rope_local_base_freq"}
         | {f"norm={kind}" for kind in NORM_OFFSETS}
         | {f"activation={kind}" for kind in ACTIVATIONS}
         | {f"rope_type={kind}" for kind in SCALINGS}
@@ -71,6 +72,9 @@ class EagerEngine:
         self._usable = usable_vocab_size
         self._weights = None
         self._rotary = PositionTables(*model.config.rotary_frequencies())
+        self._local_rotary = None
+        if model.config.rope_local_base_freq is not None:
+            self._local_rotary = PositionTables(*model.config.rotary_frequencies(is_local=True))
 
     def load_weights(self, weights: Iterable[tuple[str, Any]] | None, version: int) -> None:
         """See ``Engine.load_weights``; tensors are shared, only a tied head is copied."""
@@ -123,7 +127,8 @@ class EagerEngine:
         config, lengths = self._model.config, np.array([len(prompt) for prompt in prompts])
         limits = options.answer_limits(lengths)
         longest = int(lengths.max() + limits.max())
-        forward = DecoderForward(config, self._weights, self._rotary, self._placement)
+        tables = {"local_rotary": self._local_rotary}
+        forward = DecoderForward(config, self._weights, self._rotary, self._placement, **tables)
         return RowGroup(
             prompts,
             forward=forward,

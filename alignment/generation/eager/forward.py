@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import paddle
@@ -26,11 +26,19 @@ from alignment.ops.attention import causal_attention, decode_attention
 from alignment.ops.embedding import scale_embedding
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.head_product import HeadProduct
-from alignment.ops.precision import is_half
+from alignment.ops.precision import is_half, scale_by, widen
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary
 from alignment.parallel.tensor.regions import embed_rows
 
 _Tables = tuple[RotaryTables, RotaryTables]
+
+
+class _Turn(NamedTuple):
+    """The rotary tables of queries (times the folded scale of the cache's shape) and of keys."""
+
+    plain: _Tables
+    local: _Tables
+    """Those of layers with a window."""
 
 
 class Tokens(Protocol):
@@ -40,8 +48,7 @@ class Tokens(Protocol):
     """[M]"""
     positions: paddle.Tensor
     """[M] int64"""
-    tables: _Tables
-    """The rotary tables of queries (times the folded scale of the cache's shape) and of keys."""
+    tables: _Turn
 
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         """Append keys and values to the cache of ``layer`` and return attention's output [M, heads * D]."""
@@ -57,25 +64,39 @@ class Tokens(Protocol):
 
 
 class DecoderForward:
-    """Runs ``weights`` with ``config`` (a DecoderConfig) and the tables ``rotary`` of its frequencies."""
+    """Runs ``weights`` with ``config`` (a DecoderConfig) and the tables ``rotary`` of its frequencies.
+
+    ``local_rotary`` are those of layers with a window; None: the same.
+    """
 
     def __init__(
-        self, config: Any, weights: DecoderWeights, rotary: PositionTables, placement: EnginePlacement = WHOLE_MODEL
+        self,
+        config: Any,
+        weights: DecoderWeights,
+        rotary: PositionTables,
+        placement: EnginePlacement = WHOLE_MODEL,
+        *,
+        local_rotary: PositionTables | None = None,
     ) -> None:
         self._eps, self._experts = config.rms_norm_eps, config.experts
         self._activation = config.activation
         self._is_parallel, self._shares_norm = config.parallel_block, config.shared_norm
+        self._norms_all_heads, self._num_kv_heads = config.family.norms_all_heads, config.num_key_value_heads
         self._embedding_scale = config.embedding_scale
         self._position_offset = config.family.position_offset
         self._weights = weights
         self._placement = placement
-        self._chunks = _local_numbers(placement.chunks(config.num_hidden_layers))
+        chunks = placement.chunks(config.num_hidden_layers)
+        self._chunks = _local_numbers(chunks)
+        self._is_local = [config.is_local(number) for chunk in chunks for number in chunk]
+        self._query_scale, self._cap, self._logit_cap = config.query_scale, config.attention_cap, config.logit_cap
         self._first_id = even_cut(config.vocab_size, placement.tensor.size, placement.tensor.index)[0]
         dim = config.head_dim
         heads, kv_heads = (x.weight.shape[1] // dim for x in weights.layers[0][1:3])
         dtype = weights.any_matrix.dtype
-        self.cache_shape = CacheShape(len(weights.layers), heads, kv_heads, dim, config.sliding_window, dtype)
-        self._rotary = rotary
+        full = frozenset(n for n, is_local in enumerate(self._is_local) if not is_local)
+        self.cache_shape = CacheShape(len(weights.layers), heads, kv_heads, dim, config.sliding_window, dtype, full)
+        self._rotary, self._local_rotary = rotary, local_rotary
         matrix = weights.any_matrix
         self._prompt_tokens = prompt_tokens(on_device=is_half(matrix) and device_kernels.on_device(matrix))
 
@@ -89,7 +110,7 @@ class DecoderForward:
         positions = np.concatenate([np.arange(length) for length in lengths])
         there = paddle.to_tensor(positions)
         tables = self._tables(there, longest=int(lengths.max()))
-        found = _PromptTokens(prompts, rows, cache, self.cache_shape, tables)
+        found = _PromptTokens(prompts, rows, cache, self.cache_shape, tables, self._cap)
         found.positions = there
         return found
 
@@ -97,18 +118,21 @@ class DecoderForward:
         """Open a step of ``cache`` and return ``tokens`` [B], to be appended to its rows."""
         cache.open_step()
         tables = self._tables(cache.positions, longest=int(cache.lengths.max()) + 1)
-        found = _NextTokens(tokens, cache, self.cache_shape, tables)
+        found = _NextTokens(tokens, cache, self.cache_shape, tables, self._cap)
         found.positions = cache.positions
         return found
 
-    def _tables(self, positions: paddle.Tensor, *, longest: int) -> _Tables:
-        """Return the tables for queries (times the folded scale) and keys at ``positions`` [M]."""
+    def _tables(self, positions: paddle.Tensor, *, longest: int) -> _Turn:
+        """Return the tables at ``positions`` [M]."""
         shape = self.cache_shape
         sides = (shape.num_heads, shape.folded_scale), (shape.num_kv_heads, 1.0)
-        return tuple(
-            self._rotary.at(positions, heads=heads, longest=longest, dtype=shape.dtype, factor=factor)
-            for heads, factor in sides
-        )
+
+        def of(rotary: PositionTables) -> _Tables:
+            options = {"longest": longest, "dtype": shape.dtype}
+            return tuple(rotary.at(positions, heads=heads, factor=factor, **options) for heads, factor in sides)
+
+        plain = of(self._rotary)
+        return _Turn(plain, plain if self._local_rotary is None else of(self._local_rotary))
 
     def run(self, tokens: Tokens, turn: int, hidden: paddle.Tensor | None) -> paddle.Tensor:
         """Run ``tokens`` through the layers of pass ``turn`` over this stage, from hidden [M, H] (None: embed them).
@@ -118,7 +142,8 @@ class DecoderForward:
         hidden = self._embed(tokens) if hidden is None else hidden
         for number in self._chunks[turn]:
             layer = self._weights.layers[number]
-            mixed = tokens.mix(number, *self._project(layer, hidden, tokens.tables))
+            tables = tokens.tables.local if self._is_local[number] else tokens.tables.plain
+            mixed = tokens.mix(number, *self._project(layer, hidden, tables))
             hidden = self._add(layer, hidden, self._gather_sum(layer.output, mixed))
         if turn < len(self._chunks) - 1:
             return hidden
@@ -141,12 +166,28 @@ class DecoderForward:
     def _project(self, layer: LayerWeights, hidden: paddle.Tensor, tables) -> tuple[paddle.Tensor, ...]:
         """Return rotated queries (times the folded scale), rotated keys and values of hidden [M, H]."""
         x = hidden if layer.input_norm is None else layer.input_norm(hidden, self._eps)
-        q = self._norm_heads(layer.queries(x), layer.query_norm)
+        q = scale_by(self._norm_heads(layer.queries(x), layer.query_norm), self._query_scale)
         k = self._norm_heads(layer.keys(x), layer.key_norm)
         return apply_rotary(q, tables[0]), apply_rotary(k, tables[1]), layer.values(x)
 
     def _norm_heads(self, x: paddle.Tensor, norm: NormFactors | None) -> paddle.Tensor:
-        return x if norm is None else norm(x.reshape([-1, self.cache_shape.head_dim]), self._eps).reshape(x.shape)
+        if norm is None:
+            return x
+        if self._norms_all_heads:
+            return self._norm_all_heads(x, norm)
+        return norm(x.reshape([-1, self.cache_shape.head_dim]), self._eps).reshape(x.shape)
+
+    def _norm_all_heads(self, x: paddle.Tensor, norm: NormFactors) -> paddle.Tensor:
+        """Normalise x [M, heads * D] by the root mean square over the heads of all processes."""
+        tensor, heads = self._placement.tensor, x.shape[1] // self.cache_shape.head_dim
+        if tensor.size == 1:
+            return norm(x, self._eps)
+        # Heads of queries are cut; one of keys may be held by several processes, and is counted once.
+        all_heads = self._num_kv_heads if heads == self.cache_shape.num_kv_heads else heads * tensor.size
+        wide = widen(x)
+        numbers = all_heads * self.cache_shape.head_dim * max(1, tensor.size // all_heads)
+        mean = tensor.sum_((wide * wide).sum(axis=-1, keepdim=True) / numbers, "norms of heads")
+        return (wide * paddle.rsqrt(mean + self._eps) * widen(norm.weight)).astype(x.dtype)
 
     def _add(self, layer: LayerWeights, hidden: paddle.Tensor, attended: paddle.Tensor) -> paddle.Tensor:
         """Return hidden [M, H] plus what attention gave and what feed-forward gives."""
@@ -178,7 +219,9 @@ class DecoderForward:
 
     def _logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
         x = self._weights.norm(hidden, self._eps)
-        return HeadProduct(self._weights.head).logits(x)
+        bias = self._weights.head_bias
+        logits = HeadProduct(self._weights.head, cap=self._logit_cap).logits(x)
+        return logits if bias is None else logits.add_(widen(bias))
 
 
 class _PromptTokens:
@@ -190,14 +233,16 @@ class _PromptTokens:
         rows: range,
         cache: KVCache,
         shape: CacheShape,
-        tables: tuple[RotaryTables, RotaryTables],
+        tables: _Turn,
+        cap: float,
     ) -> None:
         lengths = cache.lengths[rows.start : rows.stop]
         self.ids = np.concatenate([prompts[row] for row in rows])
         self.tables = tables
-        self._layout = HeadLayout.build(
-            lengths, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads, dtype="float32", window=shape.window
-        )
+        heads = {"num_heads": shape.num_heads, "num_kv_heads": shape.num_kv_heads, "dtype": "float32", "cap": cap}
+        windows = dict.fromkeys(map(shape.window_of, range(shape.num_layers)))
+        self._layouts = {window: HeadLayout.build(lengths, window=window, **heads) for window in windows}
+        self._window_of = shape.window_of
         self._cache, self._slots = cache, cache.prompt_slots(rows)
         self._ends = paddle.to_tensor(np.cumsum(lengths) - 1)
         self._unfolding = shape.unfolding
@@ -205,7 +250,8 @@ class _PromptTokens:
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         self._cache.write_prompts(layer, k, v, self._slots)
         # The tables may scale queries by D^-1/2 for decoding; causal_attention scales by itself.
-        return causal_attention(q if self._unfolding == 1.0 else q.scale_(self._unfolding), k, v, self._layout)
+        q = q if self._unfolding == 1.0 else q.scale_(self._unfolding)
+        return causal_attention(q, k, v, self._layouts[self._window_of(layer)])
 
     def close(self) -> None:
         return
@@ -217,16 +263,17 @@ class _PromptTokens:
 class _NextTokens:
     """One token of every row; see ``Tokens``."""
 
-    def __init__(self, tokens: np.ndarray, cache: KVCache, shape: CacheShape, tables: _Tables) -> None:
+    def __init__(self, tokens: np.ndarray, cache: KVCache, shape: CacheShape, tables: _Turn, cap: float) -> None:
         self.ids, self._cache = tokens, cache
-        self.tables, self._mask, self._scale = tables, cache.mask, shape.step_scale
-        self._grouped = [-1, self._mask.shape[1], shape.head_dim]
+        self.tables, self._scale, self._cap = tables, shape.step_scale, cap
+        self._grouped = [-1, shape.num_heads // shape.num_kv_heads, shape.head_dim]
         self._flat = [-1, shape.num_heads * shape.head_dim]
 
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         self._cache.append(layer, k, v)
         keys, values = self._cache.read(layer)
-        mixed = decode_attention(q.reshape(self._grouped), keys, values, self._mask, self._scale)
+        mask = self._cache.mask(layer)
+        mixed = decode_attention(q.reshape(self._grouped), keys, values, mask, self._scale, cap=self._cap)
         return mixed.reshape(self._flat)
 
     def close(self) -> None:

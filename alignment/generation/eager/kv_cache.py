@@ -26,6 +26,12 @@ class CacheShape(NamedTuple):
     head_dim: int
     window: int | None
     dtype: Any
+    full_layers: frozenset[int] = frozenset()
+    """The layers without the window, by their number in this process."""
+
+    def window_of(self, layer: int) -> int | None:
+        """Return the tokens that a query sees in ``layer``; None: all before it."""
+        return None if layer in self.full_layers else self.window
 
     @property
     def folded_scale(self) -> float:
@@ -75,18 +81,19 @@ class KVCache:
         """Make room for one more token in every row and unmask it."""
         if int(self.lengths.max()) >= self._capacity:
             self._grow()
-        if self._shape.window is not None:
-            self._leave_window(self._shape.window)
-        paddle.scatter_(self._mask, self._mask_slots, self._zeros)
+        for window, mask in self._masks.items():
+            if window is not None:
+                self._leave_window(window, mask)
+            paddle.scatter_(mask, self._mask_slots, self._zeros)
 
-    def _leave_window(self, window: int) -> None:
+    def _leave_window(self, window: int, mask: paddle.Tensor) -> None:
         """Mask the token in each row that is ``window`` positions before the new one."""
         rows = np.flatnonzero(self.lengths >= window)
         if len(rows):
             heads = np.arange(self._shape.num_heads)
             first = (rows[:, None] * len(heads) + heads) * self._capacity
             slots = (first + (self.lengths[rows] - window)[:, None]).reshape(-1)
-            paddle.scatter_(self._mask, paddle.to_tensor(slots), paddle.full([len(slots)], _MASKED))
+            paddle.scatter_(mask, paddle.to_tensor(slots), paddle.full([len(slots)], _MASKED))
 
     def append(self, layer: int, keys: paddle.Tensor, values: paddle.Tensor) -> None:
         """Store keys and values [B, kv_heads * D] of each row's newest token."""
@@ -98,11 +105,10 @@ class KVCache:
         shape = [-1, self._capacity, self._shape.head_dim]
         return self._keys[layer].reshape(shape), self._values[layer].reshape(shape)
 
-    @property
-    def mask(self) -> paddle.Tensor:
-        """[B * kv_heads, group, C] float32, 0 at visible positions, very negative at others."""
+    def mask(self, layer: int) -> paddle.Tensor:
+        """Return [B * kv_heads, group, C] float32, 0 at positions that ``layer`` sees, very negative at others."""
         group = self._shape.num_heads // self._shape.num_kv_heads
-        return self._mask.reshape([-1, group, self._capacity])
+        return self._masks[self._shape.window_of(layer)].reshape([-1, group, self._capacity])
 
     @property
     def positions(self) -> paddle.Tensor:
@@ -135,18 +141,24 @@ class KVCache:
         self._index()
 
     def _index(self) -> None:
-        """Compute the mask and the indices of each row's next token."""
-        shape, position, count = self._shape, np.arange(self._capacity), len(self.lengths)
-        seen = position[None, :] < self.lengths[:, None]
-        if shape.window is not None:
-            seen &= position[None, :] >= self.lengths[:, None] - shape.window
-        mask = np.where(seen, np.float32(0), np.float32(_MASKED))
-        self._mask = paddle.to_tensor(np.repeat(mask, shape.num_heads, axis=0).reshape(-1))
+        """Compute the masks, by window, and the indices of each row's next token."""
+        shape, count = self._shape, len(self.lengths)
+        windows = dict.fromkeys(map(shape.window_of, range(shape.num_layers)))
+        self._masks = {window: self._mask_of(window) for window in windows}
         self._slots = self._next_slots(shape.num_kv_heads)
         self._mask_slots = self._next_slots(shape.num_heads)
         self._positions = paddle.to_tensor(self.lengths)
         self._zeros = paddle.zeros([count * shape.num_heads])
         self._one = paddle.ones([], "int64")
+
+    def _mask_of(self, window: int | None) -> paddle.Tensor:
+        """Return [B * heads * C], 0 at the positions that a row's newest token sees."""
+        position = np.arange(self._capacity)[None, :]
+        seen = position < self.lengths[:, None]
+        if window is not None:
+            seen &= position >= self.lengths[:, None] - window
+        mask = np.where(seen, np.float32(0), np.float32(_MASKED))
+        return paddle.to_tensor(np.repeat(mask, self._shape.num_heads, axis=0).reshape(-1))
 
     def _next_slots(self, heads: int) -> paddle.Tensor:
         first = np.arange(len(self.lengths) * heads) * self._capacity

@@ -31,7 +31,8 @@ CUDA_FEATURES = frozenset(
 FEATURES = (
     CUDA_FEATURES
     | {"norm=rms+1", "norm=layer", "norm_bias", "scaled_embedding", "learned_positions", "feed_forward=plain"}
-    | {"experts", "parallel_block", "shared_norm", "norms=after", "norms=none before"}
+    | {"experts", "parallel_block", "shared_norm", "norms=after", "norms=none before", "norms=all heads"}
+    | {"head_bias", "full_layers", "rope_local_base_freq", "attention_cap", "logit_cap", "query_pre_attn_scalar"}
     | {f"activation={kind}" for kind in KERNEL_ACTIVATIONS}
 )
 """What the CPU kernels compute."""
@@ -63,6 +64,8 @@ def model_obstacle(
         return f"the fused engine cannot compute {', '.join(missing)} of this {config.model_type} model"
     if num_stages > 1:
         return f"the fused engine needs all layers in one process, pipeline_parallel_degree={num_stages}"
+    if tensor_degree > 1 and config.family.norms_all_heads:
+        return f"the fused engine normalises all heads in one process, tensor_parallel_degree={tensor_degree}"
     widths = {"hidden": config.hidden_size, **_inner_widths(config, tensor_degree, tensor_index, expert_degree)}
     odd = [f"{name} {size}" for name, size in widths.items() if size % 2]
     return f"the kernels need even widths, a process has {' and '.join(odd)}" if odd else None

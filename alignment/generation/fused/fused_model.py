@@ -18,6 +18,7 @@ from alignment.generation.fused.packing import (
     BlockBudget,
     block_bytes,
     kernel_dtype,
+    layer_choices,
     pack_every,
     rotary_tables,
     share_sizes,
@@ -52,6 +53,7 @@ class FusedModel:
         sizes |= self.pool.sizes()
         self._core = core.create_model(sizes, weight_type=settings.weight_type, kv_type=settings.kv_type)
         self._core.set_rotary(*rotary_tables(config, self.pool.max_length))
+        self._core.set_layers(*layer_choices(config))
         if group.size > 1:
             self._core.set_vocab_range(even_cut(config.vocab_size, group.size, group.index)[0])
             self._core.set_reduce(self._sum)

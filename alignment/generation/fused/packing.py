@@ -59,8 +59,14 @@ def share_sizes(config: Any, group: Group, *, expert_degree: int = 1) -> dict[st
         "position_offset": config.family.position_offset,
         "activation": KERNEL_ACTIVATIONS.index(config.activation),
         **expert_sizes(config, group, expert_degree),
+        "head_bias": config.head_bias,
+        "rotary_tables": 1 if config.rope_local_base_freq is None else 2,
+        "attention_scale": (config.query_pre_attn_scalar or config.head_dim) ** -0.5,
+        "attention_cap": config.attention_cap,
+        "logit_cap": config.logit_cap,
         "embedding_scale": config.embedding_scale if config.scaled_embedding else 0.0,
         **{switch: getattr(config, flag) for switch, flag in KERNEL_FLAGS.items()},
+        "qk_norm": 2 if config.family.norms_all_heads else config.qk_norm,
     }
 
 
@@ -162,7 +168,23 @@ def kernel_dtype(tensor: paddle.Tensor) -> tuple[paddle.Tensor, str]:
 
 
 def rotary_tables(config: Any, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosines and sines [max_length, D/2] float32."""
-    frequencies, scale = config.rotary_frequencies()
+    """Return cosines and sines [max_length, D/2] float32; [2, max_length, D/2] if layers with a window have others."""
+    kinds = (False,) if config.rope_local_base_freq is None else (False, True)
+    pairs = [_tables_of(*config.rotary_frequencies(is_local=is_local), max_length) for is_local in kinds]
+    if len(pairs) == 1:
+        return pairs[0]
+    cosines, sines = zip(*pairs, strict=True)
+    return np.stack(cosines), np.stack(sines)
+
+
+def _tables_of(frequencies: np.ndarray, scale: float, max_length: int) -> tuple[np.ndarray, np.ndarray]:
     angles = np.arange(max_length, dtype=np.float32)[:, None] * frequencies[None, :]
     return np.cos(angles) * np.float32(scale), np.sin(angles) * np.float32(scale)
+
+
+def layer_choices(config: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the window (0: none) and the rotary table of each layer, [num_layers] each."""
+    numbers = range(config.num_hidden_layers)
+    local = np.array([config.is_local(number) for number in numbers])
+    has_own = config.rope_local_base_freq is not None
+    return np.where(local, config.sliding_window or 0, 0), np.where(local & has_own, 1, 0)

@@ -8,8 +8,8 @@ of them under sequence parallelism.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import paddle
@@ -17,133 +17,34 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from alignment.architecture.adapter import Adapter
-from alignment.architecture.cuts import layer_sizes, layer_weights, local_layer_shapes, whole_shapes
+from alignment.architecture.cuts import layer_sizes, local_layer_shapes, whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import LM_HEAD
 from alignment.architecture.parts import even_cut
 from alignment.errors import DataError
-from alignment.models.decoder.adapter_use import ADAPTED, AdapterState, AdapterUse
+from alignment.models.decoder.adapter_use import ADAPTED, AdapterState
 from alignment.models.decoder.balancing import ExpertBalance
-from alignment.models.decoder.feed_forward import ExpertFeedForward, FeedForward
+from alignment.models.decoder.decoder_layer import DecoderLayer, SequencePlan
 from alignment.models.decoder.forest import PASSED, Forest, pack, sharing_tokens
 from alignment.models.decoder.layers import (
     Embedding,
     Linear,
     NumberedLayers,
     Positions,
-    RmsNorm,
-    RoleLayers,
-    build_layer,
     build_norm,
 )
 from alignment.models.decoder.packed_tokens import PackedTokens, unpack
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.wanted_tokens import WantedTokens
+from alignment.ops.head_product import HeadProduct
 from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
+from alignment.ops.softmax import soft_cap
 from alignment.parallel.tensor.regions import TensorRegion, enter, split_rows
 from alignment.records import TokenBatch
 
-
-@dataclass(frozen=True, slots=True)
-class SequencePlan:
-    """What all layers of one forward pass share."""
-
-    attention: RotaryAttention
-    region: TensorRegion
-    recomputed: str = ""
-    """What the backward pass recomputes: ``full``, ``full_attn``, ``core_attn``, or nothing (empty)."""
-    adapter: AdapterUse = ADAPTED
-    balance: ExpertBalance | None = None
-
-
 NORMS = ("input_norm", "attended_norm")
 """Roles of which a layer has at least one."""
-
-
-class Attention(RoleLayers):
-    """Causal self-attention over this process's heads."""
-
-    def forward(self, x: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
-        """Return [rows, H] for x [rows, H], or [T, H] of the ``wanted`` tokens."""
-        x = plan.region.enter(x)
-        asking, use, ranges = x, plan.adapter, None
-        if wanted is not None:
-            asking, use, ranges = paddle.gather(x, wanted.queries), plan.adapter.at(wanted.queries), wanted.ranges
-        q = _norm_heads(self.get("query_norm"), self["queries"](asking, use))
-        k = _norm_heads(self.get("key_norm"), self["keys"](x, plan.adapter))
-        keep_weights = plan.recomputed != "core_attn"
-        mixed = plan.attention.attend(q, k, self["values"](x, plan.adapter), queries=ranges, keep_weights=keep_weights)
-        if wanted is not None:
-            mixed, use = wanted.of_queries(mixed), plan.adapter.at(wanted.rows)
-        return self["output"](mixed, plan.region, use)
-
-
-def _norm_heads(norm: RmsNorm | None, x: paddle.Tensor) -> paddle.Tensor:
-    """Normalise each head of x [M, heads * D]; without a norm return x."""
-    return x if norm is None else norm(x.reshape([-1, norm.weight.shape[0]])).reshape(x.shape)
-
-
-class DecoderLayer(RoleLayers):
-    """Attention and feed-forward with their norms and residual connections."""
-
-    def __init__(
-        self,
-        config: DecoderConfig,
-        shapes: Mapping[str, tuple[int, ...]],
-        *,
-        number: int = 0,
-        dtype: str,
-        four_bit: bool = False,
-    ) -> None:
-        """``number`` is that of the layer in the model.
-
-        ``shapes`` holds the shapes of this process's tensors by their name within the layer.
-        """
-        blocks: dict[str, dict[str, tuple[str, nn.Layer]]] = {}
-        has_experts = config.has_experts(number)
-        weights = {weight.role: weight for weight in layer_weights(config, has_experts=has_experts)}
-        for weight in weights.values():
-            if weight.layers != "experts":
-                block, _, name = weight.name.rpartition(".")
-                layer = build_layer(weight, shapes, config, dtype=dtype, four_bit=four_bit)
-                blocks.setdefault(block, {})[weight.role] = (name, layer)
-        norms = blocks.pop("")
-        names = [weights[role].name.rpartition(".")[0] for role in ("queries", "router" if has_experts else "down")]
-        if has_experts:
-            form = {"number": number, "dtype": dtype, "four_bit": four_bit}
-            feed_forward = ExpertFeedForward(config.experts, weights, shapes, **form)
-        else:
-            feed_forward = FeedForward(blocks[names[1]], activation=config.activation)
-        parts = {"attention": (names[0], Attention(blocks[names[0]])), "feed_forward": (names[1], feed_forward)}
-        super().__init__(parts | norms)
-        self._is_parallel, self._shares_norm = config.parallel_block, config.shared_norm
-
-    def forward(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
-        """Return [rows, H] for hidden [rows, H], or [T, H] of the ``wanted`` tokens."""
-        if plan.recomputed == "full_attn":
-            attended = recompute(self._attend, hidden, plan, wanted, preserve_rng_state=False)
-        else:
-            attended = self._attend(hidden, plan, wanted)
-        use = plan.adapter
-        if wanted is not None:
-            hidden, use = paddle.gather(hidden, wanted.rows), use.at(wanted.rows)
-        if self._is_parallel:
-            return hidden + attended + self._feed(hidden, plan, use)
-        hidden = hidden + attended
-        return hidden + self._feed(hidden, plan, use)
-
-    def _attend(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None) -> paddle.Tensor:
-        attended = self["attention"](_norm(self.get("input_norm"), hidden), plan, wanted)
-        return _norm(self.get("attended_norm"), attended)
-
-    def _feed(self, hidden: paddle.Tensor, plan: SequencePlan, use: AdapterUse) -> paddle.Tensor:
-        norm = self["input_norm"] if self._shares_norm else self.get("feed_norm")
-        return _norm(self.get("fed_norm"), self["feed_forward"](_norm(norm, hidden), plan.region, use, plan.balance))
-
-
-def _norm(norm: nn.Layer | None, hidden: paddle.Tensor) -> paddle.Tensor:
-    return hidden if norm is None else norm(hidden)
 
 
 class Decoder(nn.Layer):
@@ -176,6 +77,9 @@ class Decoder(nn.Layer):
         """The layer numbers of each chunk of this stage."""
         self._starts: list[paddle.Tensor] = []
         self._rotation = PositionTables(*config.rotary_frequencies())
+        self._local_rotation = self._rotation
+        if config.rope_local_base_freq is not None:
+            self._local_rotation = PositionTables(*config.rotary_frequencies(is_local=True))
         size, index, width = placement.tensor.size, placement.tensor.index, config.hidden_size
         self._sizes = layer_sizes(config, tensor_degree=size, tensor_index=index)
         self.embed_tokens = None
@@ -335,9 +239,13 @@ class Decoder(nn.Layer):
             rotation=self._rotation,
             num_heads=self._sizes.heads,
             num_kv_heads=self._sizes.kv_heads,
-            window=config.sliding_window,
+            window=None if config.has_local_layers else config.sliding_window,
+            cap=config.attention_cap,
             dtype=self.dtype,
         )
+        local = None
+        if config.has_local_layers:
+            local = replace(attention, window=config.sliding_window, rotation=self._local_rotation)
         region = TensorRegion(placement.tensor, len(positions), placement.sequence_parallel)
         active = self.recompute and self.training and paddle.is_grad_enabled()
         use = ADAPTED
@@ -345,7 +253,7 @@ class Decoder(nn.Layer):
             use = self.adapter.use(tokens.ids, tokens.lengths, training=self.training)
         # Decided here, because a layer that is recomputed runs again when other rows pass forward.
         balance = None if self.balance is None or self.balance.is_filler else self.balance
-        return SequencePlan(attention, region, self.recompute_granularity if active else "", use, balance)
+        return SequencePlan(attention, region, self.recompute_granularity if active else "", use, balance, local)
 
 
 class CausalLM(nn.Layer):
@@ -369,7 +277,7 @@ class CausalLM(nn.Layer):
         self.lm_head = None
         if placement.is_last and not tied:
             width, columns = self.parts[LM_HEAD].extent
-            self.lm_head = Linear(width, columns, bias=False, dtype=dtype)
+            self.lm_head = Linear(width, columns, bias=config.head_bias, dtype=dtype)
 
     def forward(
         self,
@@ -384,12 +292,30 @@ class CausalLM(nn.Layer):
         """
         weight, transposed = self.head()
         hidden = enter(self.model(input_ids, position_ids, lengths=lengths), self.placement.tensor)
-        return paddle.matmul(hidden, weight, transpose_y=transposed)
+        product = paddle.matmul(self.head_inputs(hidden), weight, transpose_y=transposed)
+        return soft_cap(product, self.config.logit_cap)
 
     def head(self) -> tuple[paddle.Tensor, bool]:
-        """Return (head weight, whether it is [V, H] and must be transposed); last pipeline stage only."""
+        """Return (head weight, whether it is [V, H] and must be transposed); last pipeline stage only.
+
+        A bias is the last row of the weight, [H + 1, V].
+        """
         assert self.placement.is_last, "the head is on the last stage"
-        return (self.model.embed_tokens.weight, True) if self.lm_head is None else (self.lm_head.weight, False)
+        if self.lm_head is None:
+            return self.model.embed_tokens.weight, True
+        if self.lm_head.bias is None:
+            return self.lm_head.weight, False
+        return paddle.concat([self.lm_head.weight, self.lm_head.bias.unsqueeze(0)]), False
+
+    def head_product(self) -> HeadProduct:
+        """Return the product of ``head_inputs`` and ``head`` with its soft-cap."""
+        return HeadProduct(*self.head(), cap=self.config.logit_cap)
+
+    def head_inputs(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        """Return hidden states [..., H] as the head reads them: followed by a 1 where it has a bias, its last row."""
+        if self.lm_head is None or self.lm_head.bias is None:
+            return hidden
+        return paddle.concat([hidden, paddle.ones([*hidden.shape[:-1], 1], hidden.dtype)], axis=-1)
 
     @property
     def first_token(self) -> int:

@@ -17,8 +17,10 @@ from alignment.models.decoder.adapter_use import ADAPTED, AdapterUse
 from alignment.ops.embedding import embedding, scale_embedding
 from alignment.ops.linear import add_bias, linear
 from alignment.ops.nf4 import BLOCK, Nf4Weight, nf4_product
+from alignment.ops.precision import widen
 from alignment.ops.rms_norm import NORM_OFFSETS, layer_norm, offset_weight, rms_norm
-from alignment.parallel.tensor.regions import TensorRegion, embed_rows
+from alignment.parallel.comms.group import ALONE, Group
+from alignment.parallel.tensor.regions import TensorRegion, embed_rows, enter
 
 
 class Linear(nn.Layer):
@@ -68,6 +70,26 @@ class RmsNorm(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Return x [..., width] normalised."""
         return rms_norm(x, offset_weight(self.weight, self._offset), self.eps)
+
+
+class AllHeadsNorm(RmsNorm):
+    """Root mean square normalisation of all heads of a token together, of which this process may hold some."""
+
+    def __init__(self, width: int, *, heads: int, head_dim: int, eps: float, dtype: str) -> None:
+        """``width`` numbers are here, of ``heads`` heads in all."""
+        super().__init__(width, eps=eps, dtype=dtype)
+        self._heads, self._head_dim = heads, head_dim
+
+    def forward(self, x: paddle.Tensor, group: Group = ALONE) -> paddle.Tensor:
+        """Return x [rows, width] normalised by the heads of all processes of ``group``."""
+        if group.size == 1:
+            return super().forward(x)
+        wide = widen(x)
+        # A head of which several processes have a copy is counted once.
+        numbers = self._heads * self._head_dim * max(1, group.size // self._heads)
+        squares = (wide * wide).sum(axis=-1, keepdim=True) / numbers
+        mean = enter(TensorRegion(group).leave(squares), group)
+        return (wide * paddle.rsqrt(mean + self.eps) * widen(self.weight)).astype(x.dtype)
 
 
 class LayerNorm(nn.Layer):
@@ -144,6 +166,9 @@ def build_layer(
     Norms need the ``config``.
     """
     shape = shapes[f"{weight.name}.weight"]
+    if weight.cut_dimension in ("queries", "keys") and weight.kind == "norm":
+        heads = config.dimensions[weight.cut_dimension] // config.head_dim
+        return AllHeadsNorm(shape[0], heads=heads, head_dim=config.head_dim, eps=config.rms_norm_eps, dtype=dtype)
     if weight.kind == "norm":
         return build_norm(shape[0], config, dtype=dtype)
     kind = RowParallelLinear if weight.cut == "rows" else Linear

@@ -16,7 +16,6 @@ from alignment.models.decoder.split_vocabulary import (
     split_argmax,
     split_logprobs,
 )
-from alignment.ops.head_product import HeadProduct
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.records import TokenBatch
 
@@ -25,9 +24,10 @@ _ROWS_AT_ONCE = 256
 
 
 def predicting_hidden(model: Any, batch: TokenBatch) -> paddle.Tensor:
-    """Return the final hidden states [T, H] that predict the targets of ``batch``."""
+    """Return the final hidden states [T, H] that predict the targets of ``batch``, as the model's head reads them."""
     assert batch.num_targets > 0 and int(batch.target_positions.min()) > 0, "a target needs a token before it"
-    return model.model.at(batch, batch.target_rows, batch.target_positions - 1)
+    states = model.model.at(batch, batch.target_rows, batch.target_positions - 1)
+    return model.head_inputs(states) if model.kind == "causal" else states
 
 
 def policy_logprobs(
@@ -59,7 +59,7 @@ def smoothed_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, pad
     targets = paddle.to_tensor(batch.target_ids)
     logprobs, _ = _logprobs_of(model, hidden, targets, temperature=1.0, with_entropy=False)
     share = VocabularyShare(model.placement.tensor, model.first_token)
-    head, size = HeadProduct(*model.head()), model.config.vocab_size
+    head, size = model.head_product(), model.config.vocab_size
     return logprobs, logprobs + logits_above_target(hidden, head, targets, share=share, vocab_size=size)
 
 
@@ -68,7 +68,7 @@ def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddl
     hidden = predicting_hidden(model, batch)
     targets = paddle.to_tensor(batch.target_ids)
     logprobs, _ = _logprobs_of(model, hidden, targets, temperature=1.0, with_entropy=False)
-    head = HeadProduct(*model.head())
+    head = model.head_product()
     share = VocabularyShare(model.placement.tensor, model.first_token)
     found = [
         split_argmax(head.logits(hidden[i : i + _ROWS_AT_ONCE]), share)
@@ -81,7 +81,12 @@ def _logprobs_of(
     model: Any, hidden: paddle.Tensor, targets: paddle.Tensor, *, temperature: float, with_entropy: bool
 ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
     weight, transposed = model.head()
-    options = {"transposed": transposed, "temperature": temperature, "with_entropy": with_entropy}
+    options = {
+        "transposed": transposed,
+        "cap": model.config.logit_cap,
+        "temperature": temperature,
+        "with_entropy": with_entropy,
+    }
     group = model.placement.tensor
     if group.size == 1:
         return head_logprobs(hidden, weight, targets, **options)

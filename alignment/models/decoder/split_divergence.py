@@ -89,7 +89,7 @@ class _Divergence(PyLayer):
             rows = _Rows(head.logits(part), teacher.head.logits(teacher.hidden[piece]), share, kind)
             totals = [total[piece] for total in kept]
             slope = rows.logit_grad(targets[piece], totals, grad[piece], divergence_grad[piece])
-            slope = head.slope(slope)
+            slope = head.slope(slope, head.bend(rows.logits))
             hidden_grads.append(head.hidden_grad(slope))
             if not head.weight.stop_gradient:
                 weight_grad = head.add_weight_grad(weight_grad, part, slope)
@@ -110,14 +110,14 @@ class _Rows:
     """A piece of the tokens with the logits of both models."""
 
     def __init__(self, logits: Tensor, teacher: Tensor, share: VocabularyShare, kind: DivergenceKind) -> None:
-        self._logits, self._teacher, self._share, self._kind = logits, teacher, share, kind
+        self.logits, self._teacher, self._share, self._kind = logits, teacher, share, kind
         columns = min(logits.shape[1], teacher.shape[1])
         self._student_scaled = _scaled(logits, columns, kind.temperature)
         self._teacher_scaled = _scaled(teacher, columns, kind.temperature)
 
     def measure(self, targets: Tensor) -> list[Tensor]:
         """Return log-probs, divergences, the teacher's log-probs, and what ``logit_grad`` needs, [rows] each."""
-        logits = [self._logits, self._teacher]
+        logits = [self.logits, self._teacher]
         scaled = [self._student_scaled, self._teacher_scaled]
         own = [_own_total(rows) for rows in logits]
         own += [total if a is b else _own_total(b) for a, b, total in zip(logits, scaled, own, strict=True)]
@@ -125,7 +125,7 @@ class _Rows:
         logp = self._student_scaled - totals[2].unsqueeze(-1)
         logq = self._teacher_scaled - totals[3].unsqueeze(-1)
         terms, gain = _terms(logp, logq, self._kind.beta)
-        sums = [self._pick(self._logits, targets), self._pick(self._teacher, targets), terms.sum(axis=-1)]
+        sums = [self._pick(self.logits, targets), self._pick(self._teacher, targets), terms.sum(axis=-1)]
         sums.append(paddle.zeros_like(sums[2]) if gain is None else (paddle.exp(logp) * gain).sum(axis=-1))
         picked, taught, divergences, gains = self._sum(paddle.stack(sums))
         return [picked - totals[0], divergences, taught - totals[1], totals[0], totals[2], totals[3], gains]
@@ -133,7 +133,7 @@ class _Rows:
     def logit_grad(self, targets: Tensor, kept: list[Tensor], grad: Tensor, divergence_grad: Tensor) -> Tensor:
         """Return the gradient [rows, v] of ``grad`` log-probs + ``divergence_grad`` divergences."""
         total, student_total, teacher_total, gains = (part.unsqueeze(-1) for part in kept)
-        slope = paddle.exp(self._logits - total) * -grad.unsqueeze(-1)
+        slope = paddle.exp(self.logits - total) * -grad.unsqueeze(-1)
         logp, logq = self._student_scaled - student_total, self._teacher_scaled - teacher_total
         gain = _gain(logp, logq, self._kind.beta)
         change = paddle.exp(logp) - paddle.exp(logq) if gain is None else paddle.exp(logp) * (gain - gains)

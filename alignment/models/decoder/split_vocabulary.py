@@ -40,18 +40,19 @@ def split_logprobs(
     targets: paddle.Tensor,
     *,
     share: VocabularyShare,
-    transposed: bool = False,
-    temperature: float = 1.0,
     with_entropy: bool = False,
+    **form: float,
 ) -> tuple[paddle.Tensor, paddle.Tensor | None]:
     """Return (log-probs [T], entropies [T] or None) of ``targets`` under softmax(hidden @ weight / temperature).
 
-    hidden [T, H] and targets [T] int64 are the same on all processes of ``share``, and so are the results (at least
-    float32); weight [H, v] ([v, H] when ``transposed``) is this process's part. The gradient of ``hidden`` is whole on
-    each process, that of ``weight`` is this process's part.
+    ``form``: whether the weight is ``transposed``, the ``temperature`` and the ``cap`` of a ``HeadProduct``. hidden
+    [T, H] and targets [T] int64 are the same on all processes of ``share``, and so are the results (at least float32);
+    weight [H, v] ([v, H] when transposed) is this process's part. The gradient of ``hidden`` is whole on each process,
+    that of ``weight`` is this process's part.
     """
-    hidden, temperature = split_temperature(hidden, temperature)
-    options = transposed, temperature
+    head = HeadProduct(weight, **form)
+    hidden, temperature = split_temperature(hidden, head.temperature, cap=head.cap)
+    options = head.transposed, temperature, head.cap
     logprobs, entropies = _SplitLogprobs.apply(hidden, weight, targets, share, options, with_entropy)
     return logprobs, entropies if with_entropy else None
 
@@ -64,6 +65,10 @@ def logits_above_target(
     For arguments and gradients see ``split_logprobs``; ``vocab_size`` counts the tokens of all processes.
     """
     columns, held = share.columns_of(targets, head.columns)
+    if head.cap:
+        logits = head.logits(enter(hidden, share.group))
+        own = paddle.take_along_axis(logits, columns.unsqueeze(-1), axis=1).squeeze(-1) * held.astype(logits.dtype)
+        return TensorRegion(share.group).leave(logits.sum(axis=-1) / vocab_size - own)
     vocabulary = 0 if head.transposed else 1
     own = paddle.index_select(head.weight, columns, axis=vocabulary)
     own = widen(own if head.transposed else own.t()) * held.astype("float32").unsqueeze(-1)
@@ -124,11 +129,11 @@ class _SplitLogprobs(PyLayer):
             factor = (shift * scale)[piece].unsqueeze(-1)
             if entropy_grad is not None:
                 factor = factor - logits * (entropy_grad * scale)[piece].unsqueeze(-1)
-            slope = F.softmax(logits).multiply_(factor)
+            slope, bend = F.softmax(logits).multiply_(factor), head.bend(logits)
             columns, held = ctx.share.columns_of(targets[piece], logits.shape[1])
             own_grad = grad[piece] * held.astype(grad.dtype)
             slope = paddle.index_put_(slope, (paddle.arange(slope.shape[0]), columns), own_grad, accumulate=True)
-            slope = head.slope(slope)
+            slope = head.slope(slope, bend)
             hidden_grads.append(head.hidden_grad(slope))
             weight_grad = head.add_weight_grad(weight_grad, part, slope)
         return ctx.share.group.sum_(paddle.concat(hidden_grads), "head backward"), head.rounded(weight_grad)

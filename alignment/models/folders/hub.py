@@ -13,7 +13,7 @@ import numpy as np
 
 from alignment.architecture.cuts import whole_shapes
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.families import EMBEDDING, LM_HEAD
+from alignment.architecture.families import EMBEDDING, HEAD_BIAS, LM_HEAD
 from alignment.architecture.parts import Part
 from alignment.errors import ModelFolderError
 from alignment.models.config import CONFIG_FILE, read_config, read_config_dict
@@ -179,7 +179,7 @@ def load_score_model(
         whole_shapes(config, "score", **stored.head(config.hidden_size)),
         folder,
         allowed_missing=SCORE_HEAD if new_score_head else ("score.bias",),
-        allowed_unknown=(LM_HEAD,),
+        allowed_unknown=(LM_HEAD, HEAD_BIAS),
     )
     model = ScoreModel(config, options, dtype=dtype, placement=placement)
     if model.score is not None:

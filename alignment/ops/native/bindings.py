@@ -37,7 +37,7 @@ class AcConfig(ctypes.Structure):
         *((name, c_int32) for name in ("parallel", "no_feed_norm")),
         *((name, c_int32) for name in ("no_pre_norms", "post_norms", "position_rows", "position_offset")),
         *((name, c_float) for name in ("embedding_scale", "attention_scale", "attention_cap", "logit_cap")),
-        ("tied", c_int32),
+        *((name, c_int32) for name in ("head_bias", "rotary_tables", "tied")),
         *((name, c_int32) for name in ("weight_type", "kv_type", "block_tokens", "num_blocks", "max_positions")),
     ]
 
@@ -68,6 +68,7 @@ FUNCTIONS = {
     "ac_model_bytes_read": (c_int64, [_MODEL]),
     "ac_model_set_weight": (c_int32, [_MODEL, c_char_p, c_void_p, c_int32, c_int64, c_int64, c_int32]),
     "ac_model_set_rotary": (c_int32, [_MODEL, _FLOATS, _FLOATS, c_int32]),
+    "ac_model_set_layers": (c_int32, [_MODEL, _INTS, _INTS]),
     "ac_model_set_reduce": (c_int32, [_MODEL, Reduce, c_void_p]),
     "ac_model_set_vocab_range": (c_int32, [_MODEL, c_int32]),
     "ac_forward": (

@@ -28,7 +28,9 @@ class CoreModel:
         )
         self._handle = handle
         self._vocab = config.vocab
+        self._num_layers = config.num_layers
         self._head_half = config.head_dim // 2
+        self._tables = config.rotary_tables or 1
         self._reduce = Reduce()
         self._reduce_failure: BaseException | None = None
         self._model = handle.ac_model_create(config)
@@ -66,10 +68,18 @@ class CoreModel:
         self._check(call(self._alive(), name.encode(), address, DATA_TYPES[dtype], rows, cols, threads))
 
     def set_rotary(self, cosines: np.ndarray, sines: np.ndarray) -> None:
-        """Copy the tables [max_positions, head_dim / 2]."""
+        """Copy the tables [max_positions, head_dim / 2], or of several [tables, max_positions, head_dim / 2]."""
         tables = [np.ascontiguousarray(table, np.float32) for table in (cosines, sines)]
-        assert tables[0].shape == tables[1].shape == (len(cosines), self._head_half), cosines.shape
-        self._check(self._handle.ac_model_set_rotary(self._alive(), *map(_floats, tables), len(cosines)))
+        positions = cosines.shape[-2]
+        shape = (self._tables, positions, self._head_half)
+        assert all(table.size == np.prod(shape) for table in tables) and cosines.shape[-1] == shape[-1], cosines.shape
+        self._check(self._handle.ac_model_set_rotary(self._alive(), *map(_floats, tables), positions))
+
+    def set_layers(self, windows: np.ndarray, rotaries: np.ndarray) -> None:
+        """Give each layer its window (0: none) and its rotary table, both [num_layers]."""
+        arrays = [_as_ints(array) for array in (windows, rotaries)]
+        assert all(array.shape == (self._num_layers,) for array in arrays), windows
+        self._check(self._handle.ac_model_set_layers(self._alive(), *map(_ints, arrays)))
 
     def set_reduce(self, reduce: ReduceInPlace | None) -> None:
         """Sum partial results over tensor-parallel ranks with ``reduce(array)``, in place; None: one rank."""

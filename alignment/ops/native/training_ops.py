@@ -22,6 +22,7 @@ class _AcSequences(ctypes.Structure):
     _fields_ = [
         *((name, c_int32) for name in ("struct_bytes", "num_sequences", "heads", "kv_heads", "head_dim", "window")),
         *((name, c_void_p) for name in ("starts", "cosines", "sines", "first_queries", "query_starts", "shared")),
+        ("cap", c_float),
     ]
 
 
@@ -80,6 +81,8 @@ class RaggedHeads:
     """Which tokens are queries; None: all, Q = M."""
     shared: np.ndarray | None = None
     """[n] int32: how many leading tokens each sequence shares with the one before it; None: none."""
+    cap: float = 0.0
+    """Scores x become cap tanh(x / cap); 0: they stay."""
 
     @property
     def origins(self) -> np.ndarray:
@@ -101,12 +104,13 @@ class RaggedHeads:
         window: int | None,
         rotation: np.ndarray | None = None,
         shared: np.ndarray | None = None,
+        cap: float = 0.0,
     ) -> RaggedHeads:
         """Build for sequences of ``lengths`` [n] tokens, the first ``shared`` [n] being those of the one before."""
         own = lengths if shared is None else lengths - shared
         starts = np.concatenate([[0], np.cumsum(own)]).astype(np.int32)
         shared = None if shared is None else shared.astype(np.int32)
-        return cls(starts, num_heads, num_kv_heads, window, rotation, shared=shared)
+        return cls(starts, num_heads, num_kv_heads, window, rotation, shared=shared, cap=cap)
 
     def pack(self, head_dim: int) -> _AcSequences:
         """Return the structure of the C interface, which points into these arrays."""
@@ -120,6 +124,7 @@ class RaggedHeads:
             kv_heads=self.num_kv_heads,
             head_dim=head_dim,
             window=self.window or 0,
+            cap=self.cap,
             **self._addresses,
         )
 

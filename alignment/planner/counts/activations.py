@@ -22,6 +22,11 @@ class Pass(Sizes):
     adapter: int = 0
     """Bytes that the adapter of one layer keeps for its backward pass."""
 
+    @property
+    def has_head_norms(self) -> bool:
+        """Whether queries and keys are normalised."""
+        return self.config.qk_norm or self.config.family.norms_all_heads
+
     @cached_property
     def _operators(self) -> PaddleOperators | FlashOperators | NativeOperators:
         if self.native:
@@ -33,7 +38,7 @@ class Pass(Sizes):
     @cached_property
     def _kept_attention(self) -> int:
         """The norm's output, what attention keeps, and with query and key norms their inputs."""
-        normed_heads = self.queries + self.keys if self.config.qk_norm else 0
+        normed_heads = self.queries + self.keys if self.has_head_norms else 0
         return self.hidden + self._operators.kept_attention + normed_heads
 
     @cached_property
@@ -128,7 +133,7 @@ class LastLayer:
     @cached_property
     def _kept_attention(self) -> int:
         whole, read = self.whole, self.read
-        normed_heads = read.queries + whole.keys if whole.config.qk_norm else 0
+        normed_heads = read.queries + whole.keys if whole.has_head_norms else 0
         return whole.hidden + read.hidden + whole._operators.kept_for(read) + normed_heads
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -87,7 +88,7 @@ class Teacher:
         last = taught - even_cut(own, group.size, group.size - 1)[0]
         return divergence_logprobs(
             predicting_hidden(model, batch),
-            HeadProduct(*model.head()),
+            model.head_product(),
             paddle.to_tensor(batch.target_ids),
             teacher=TeacherTokens(states, self._head, max(-(-own // group.size), last)),
             share=VocabularyShare(group, model.first_token),
@@ -102,8 +103,8 @@ class Teacher:
         states = predicting_hidden(model, batch).detach()
         self._kept[id(batch)] = batch, states
         if self._head is None and self._teams is None:
-            weight, transposed = model.head()
-            self._head = HeadProduct(weight.clone() if self._is_offloaded else weight, transposed)
+            head = model.head_product()
+            self._head = replace(head, weight=head.weight.clone()) if self._is_offloaded else head
         return states.astype("float32").sum()
 
 

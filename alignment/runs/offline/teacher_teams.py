@@ -80,7 +80,8 @@ class TeacherTeams:
             low, high = max(first, start), min(last, stop)
             if low < high and self._topology.pipeline.is_last:
                 pieces.append(piece.slice([axis], [low - first], [high - first]))
-        return HeadProduct(paddle.concat(pieces, axis=axis), transposed) if pieces else None
+        cap = model.config.logit_cap
+        return HeadProduct(paddle.concat(pieces, axis=axis), transposed, cap=cap) if pieces else None
 
 
 class TeamRunner:

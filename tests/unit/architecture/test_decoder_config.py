@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from alignment.architecture.decoder_config import DecoderConfig
@@ -20,6 +21,7 @@ SIZES = {
     "num_key_value_heads": 1,
     "max_position_embeddings": 64,
 }
+FULL, LOCAL = "full_attention", "sliding_attention"
 WINDOW = {"use_sliding_window": True, "sliding_window": 4}
 LONG = {"use_sliding_window": True, "sliding_window": 64, "max_position_embeddings": 64}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
@@ -75,6 +77,7 @@ def test_both_spellings_of_the_rotary_base(keys):
         ("qwen2", {**WINDOW, "max_window_layers": 0}, 4),
         ("qwen2", {**WINDOW, "max_window_layers": 3}, None),
         ("qwen2", {**WINDOW, "max_window_layers": 1, "sliding_window": 64}, None),
+        ("qwen2", {**WINDOW, "max_window_layers": 1}, 4),
         ("qwen2", {**LONG, "max_window_layers": 0, "rope_scaling": YARN}, 64),
         ("qwen2", {**LONG, "max_window_layers": 0}, None),
         ("qwen3", {**WINDOW, "layer_types": ["sliding_attention"] * 3}, 4),
@@ -83,6 +86,31 @@ def test_both_spellings_of_the_rotary_base(keys):
 )
 def test_windows(family, changes, window):
     assert read(family, **changes).sliding_window == window
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "windows"),
+    [
+        ("qwen2", {**WINDOW, "max_window_layers": 1}, [None, 4, 4]),
+        ("qwen3", {**WINDOW, "layer_types": [LOCAL, FULL, LOCAL]}, [4, None, 4]),
+        ("gemma2", {"sliding_window": 4}, [4, None, 4]),
+        ("gemma3_text", {"sliding_window": 4}, [4, 4, 4]),
+        ("gemma3_text", {"sliding_window": 4, "sliding_window_pattern": 2}, [4, None, 4]),
+        ("gemma3_text", {"sliding_window": 4, "layer_types": [FULL, LOCAL, FULL]}, [None, 4, None]),
+    ],
+)
+def test_windows_in_some_layers(family, changes, windows):
+    config = read(family, **changes)
+    again = DecoderConfig.from_dict(config.to_dict())
+    assert [config.window_of(n) for n in range(3)] == [again.window_of(n) for n in range(3)] == windows
+
+
+def test_the_rotary_embedding_of_layers_with_a_window_is_another():
+    old = {"rope_theta": 1e5, "rope_local_base_freq": 100.0, "rope_scaling": {"factor": 2.0, "rope_type": "linear"}}
+    new = {FULL: {"rope_theta": 1e5, "rope_type": "linear", "factor": 2.0}, LOCAL: {"rope_theta": 100.0}}
+    for config in (read("gemma3_text", head_dim=4, **old), read("gemma3_text", head_dim=4, rope_parameters=new)):
+        np.testing.assert_allclose(config.rotary_frequencies()[0], [0.5, 0.5 * 1e5**-0.5], rtol=1e-6)
+        np.testing.assert_allclose(config.rotary_frequencies(is_local=True)[0], [1.0, 0.1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +127,19 @@ def test_windows(family, changes, window):
         ({"rope_scaling": {"type": "su"}}, r"'su' is not supported \(kinds: default, linear"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantized weights are not supported"),
-        ({"model_type": "qwen2", **WINDOW, "max_window_layers": 1}, "window of 4 in 2 of 3 layers is not supported"),
         (
-            {"model_type": "mistral", "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"] * 2},
-            "window of 4 in 2 of 3 layers is not supported",
+            {"model_type": "mistral", "sliding_window": 4, "layer_types": [FULL, LOCAL, LOCAL]},
+            "window of 4 in 2 of 3 layers is not supported for mistral",
         ),
+        ({"model_type": "qwen3", **WINDOW, "layer_types": [FULL, LOCAL]}, "layer_types .* each of 3 layers"),
+        ({"model_type": "qwen3", **WINDOW, "layer_types": [FULL] * 2 + ["chunked_attention"]}, "layer_types .*chunked"),
+        ({"model_type": "gemma2", "sliding_window": None}, "sliding_window null is not supported"),
+        ({"model_type": "gemma2", "attn_logit_softcapping": -1}, "attn_logit_softcapping must be a number above 0"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {LOCAL: {"rope_type": "linear", "factor": 2.0}}},
+            "sliding_attention .*linear.* is not supported",
+        ),
+        ({"model_type": "phi", "qk_layernorm": True}, "qk_layernorm=True is not supported"),
     ],
 )
 def test_what_is_refused(changes, message):

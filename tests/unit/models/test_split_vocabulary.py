@@ -14,6 +14,8 @@ from alignment.models.decoder.split_vocabulary import (
 )
 from alignment.ops import pieces
 from alignment.ops.head_product import HeadProduct
+from alignment.ops.native.library import load_core
+from alignment.ops.native.selection import use_native_ops
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.parallel.comms.group import ALONE
 
@@ -54,6 +56,37 @@ def test_equal_to_the_whole_head(monkeypatch, logit_bytes, transposed, dtype, to
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
+def of_capped_logits(hidden, weight, targets, *, transposed, temperature=1.0, cap=0.0, with_entropy=False):
+    """Return what ``head_logprobs`` does, by the definitions."""
+    logits = paddle.matmul(hidden, weight, transpose_y=transposed)
+    logits = cap * paddle.tanh(logits / cap) / temperature
+    logp = logits - paddle.log(paddle.exp(logits).sum(axis=-1, keepdim=True))
+    chosen = paddle.take_along_axis(logp, targets.unsqueeze(-1), axis=1).squeeze(-1)
+    return chosen, -(paddle.exp(logp) * logp).sum(axis=-1) if with_entropy else None
+
+
+@pytest.mark.parametrize("logit_bytes", [64 << 20, 4 * 13 * 3])
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_soft_cap_comes_before_the_temperature(monkeypatch, logit_bytes, native, transposed):
+    if native and load_core() is None:
+        pytest.skip("no kernel library here")
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", logit_bytes)
+    options = {"cap": 1.5, "temperature": 0.6, "with_entropy": True}
+    wanted = gradients(of_capped_logits, transposed=transposed, **options)
+    computed = [(head_logprobs, "float32"), (head_logprobs, "float64")]
+    computed.append((lambda *given, **more: split_logprobs(*given, share=ALL, **more), "float64"))
+    use_native_ops(native)
+    try:
+        for compute, dtype in computed:
+            found = gradients(compute, dtype, transposed=transposed, **options)
+            tolerance = 1e-5 if dtype == "float32" else 1e-11
+            for one, other in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+    finally:
+        use_native_ops(False)
+
+
 def test_logits_in_several_pieces_are_not_kept(monkeypatch):
     monkeypatch.setattr(pieces, "LOGIT_BYTES", 4 * 13 * 3)
     made = []
@@ -90,6 +123,10 @@ def test_the_mean_logit_above_the_target_by_hand(transposed):
     head = HeadProduct(paddle.to_tensor(weight.T if transposed else weight), transposed)
     found = logits_above_target(hidden, head, paddle.to_tensor([1, 2]), share=ALL, vocab_size=3)
     assert found.tolist() == pytest.approx([2 - 4, -1 - 0])
+    capped = HeadProduct(head.weight, transposed, cap=2.0)
+    found = logits_above_target(hidden, capped, paddle.to_tensor([1, 2]), share=ALL, vocab_size=3)
+    logits = 2.0 * np.tanh(np.array([[1.0, 4.0, 1.0], [-1.0, -2.0, 0.0]]) / 2.0)
+    assert found.tolist() == pytest.approx([logits[0].mean() - logits[0, 1], logits[1].mean() - logits[1, 2]])
 
 
 def test_tokens_outside_the_share_have_no_column():

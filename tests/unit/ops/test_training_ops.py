@@ -100,7 +100,7 @@ def test_swiglu_far_out():
     assert_as_in_float64(swiglu, gate, np.ones_like(gate))
 
 
-def attention(lengths, heads, kv_heads, dim, window=None, *, queries=None):
+def attention(lengths, heads, kv_heads, dim, window=None, *, queries=None, cap=0.0):
     """Return (operator of q, k, v; the drawn q, k, v)."""
     tokens = sum(lengths)
     positions = np.concatenate([np.arange(n) for n in lengths]) if tokens else np.arange(0)
@@ -114,6 +114,7 @@ def attention(lengths, heads, kv_heads, dim, window=None, *, queries=None):
             num_heads=heads,
             num_kv_heads=kv_heads,
             window=window,
+            cap=cap,
             dtype=q.dtype,
         )
         return plan.attend(q, k, v, queries=queries)
@@ -131,6 +132,13 @@ def attention(lengths, heads, kv_heads, dim, window=None, *, queries=None):
 @pytest.mark.usefixtures("isa")
 def test_rotary_attention(lengths, kv_heads, window):
     operator, arrays = attention(lengths, 4, kv_heads, 12, window)
+    assert_as_in_float64(operator, *arrays)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.usefixtures("isa")
+def test_rotary_attention_with_a_cap(window):
+    operator, arrays = attention([48, 70, 1], 4, 2, 12, window, cap=3.0)
     assert_as_in_float64(operator, *arrays)
 
 
