@@ -29,6 +29,14 @@ class RolloutEngineArguments:
     """What the fused engine holds keys and values in; null: what the policy is trained in."""
     rollout_kv_memory: str | None = argument(None, inert_when=_NO_ENGINE)
     """Memory for keys and values in one process, for example 2GiB; null: enough for all sequences at full length."""
+    speculative_tokens: int = argument(0, minimum=0, inert_when=_NO_ENGINE)
+    """The most tokens that the fused engine drafts for a sequence and computes in the same pass; 0: none. Drafts join
+    passes of few rows only, and never change a token or a log-prob. Not on a GPU, nor with a repetition_penalty."""
+    speculative_method: Literal["ngram", "previous"] = argument(
+        "ngram", inert_when=(*_NO_ENGINE, where("speculative_tokens", 0))
+    )
+    """Where drafts come from. ngram: what followed the last two or three tokens earlier in the sequence; previous: what
+    followed them in the last answers to the same prompt, or else in the sequence."""
     logprob_gap_limit: float = argument(0.05, above=0, inert_when=NO_SAMPLING)
     """Limit, in nats, on the gap between the engine's and the trainer's log-probs of 99 % of a rollout's tokens."""
     on_logprob_gap: Literal["warn", "correct", "recompute", "stop"] = argument(

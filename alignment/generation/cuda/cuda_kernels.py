@@ -43,6 +43,7 @@ class CudaKernels:
         self, options: GenerationOptions, settings: FusedSettings, *, seed: int, vocab_size: int, usable: int | None
     ) -> CudaDrawer:
         """See ``Kernels.drawer``."""
+        assert settings.speculative_tokens == 0, "this drawer draws the first token after the answer only"
         return CudaDrawer(
             PaddleDevice(self._library),
             options,

@@ -56,7 +56,7 @@ def run(
             model.copy_block(source, target)
         logits = model.forward(step, scheduler.slots.block_tables)
         num_drawn = len(step.drawn_slots)
-        scheduler.add(*(drawer.draw(logits, step, scheduler.slots) if num_drawn else nothing))
+        num_added = scheduler.add(*(drawer.draw(logits, step, scheduler.slots) if num_drawn else nothing))
         if progress is not None:
-            progress(num_drawn)
+            progress(num_added)
     return scheduler.completions()

@@ -59,7 +59,7 @@ class FusedDrawer:
     def draw(self, logits: np.ndarray, step: Step, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
         """See ``SlotDrawer.draw``; raises NotFiniteError for logits without a finite maximum."""
         drawn, seen = step.drawn_slots, self._seen
-        places = slots.answered[drawn]
+        places = slots.answered[drawn] + step.ahead
         uniforms = self._core.philox_uniform(self._seed, slots.sequence_ids[drawn], places)
         try:
             tokens, logprobs = self._core.sample(

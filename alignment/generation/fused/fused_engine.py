@@ -19,9 +19,9 @@ from alignment.generation.fused.kernels import CPU_KERNELS, Kernels, PackedModel
 from alignment.generation.fused.live_batch import LiveBatch
 from alignment.generation.fused.live_scheduler import LiveScheduler
 from alignment.generation.fused.paging import Counts, Paging
-from alignment.generation.fused.scheduler import Scheduler
 from alignment.generation.fused.sequences import Sequence as SequenceInFlight
 from alignment.generation.fused.sequences import make_sequences
+from alignment.generation.fused.speculation import Speculation
 from alignment.generation.prompt_checks import check_prompts
 from alignment.records import Completion
 
@@ -64,6 +64,7 @@ class FusedEngine:
         self._kernels = kernels
         self._packed: PackedModel | None = None
         self._loaded = False
+        self._speculation = Speculation(self._settings)
 
     @property
     def num_bytes(self) -> int:
@@ -108,11 +109,13 @@ class FusedEngine:
         paging = Paging(self._packed.pool.num_blocks, settings.block_tokens)
         stops = np.zeros(vocab, bool)
         stops[[token for token in options.stop_token_ids if token < vocab]] = True
-        scheduler = Scheduler(sequences, paging, num_slots=settings.num_slots, max_rows=settings.max_rows, stops=stops)
+        limits = {"num_slots": settings.num_slots, "max_rows": settings.max_rows, "stops": stops}
+        scheduler = self._speculation.scheduler(sequences, paging, options, **limits)
         drawer = self._kernels.drawer(options, settings, seed=seed, vocab_size=vocab, usable=self._usable)
         self.counts = paging.counts
         completions = run(scheduler, self._packed, drawer, progress=self._progress)
         assert paging.num_free == paging.num_blocks, "blocks leaked"
+        self._speculation.learn(sequences, completions, paging.counts)
         return completions
 
     def open_batch(self, stop_token_ids: Sequence[int]) -> LiveBatch | None:

@@ -20,6 +20,7 @@ PRODUCT_WORKSPACE_BYTES = 32 << 20
 INT8_ROW_UNIT = 64
 """Numbers to whose multiples a GPU pads a row of int8 weights (BYTE_SLICE of csrc/cuda)."""
 KV_TYPES = ("float32", "bfloat16")
+DRAFT_METHODS = ("ngram", "previous")
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
@@ -40,6 +41,10 @@ class FusedSettings:
     weight_type: str = "float32"
     kv_type: str = "float32"
     threads: int = 1
+    speculative_tokens: int = 0
+    """The most tokens that are drafted for a sequence and computed with its newest one; 0: none."""
+    speculative_method: str = "ngram"
+    """Where drafts come from: ``ngram``, the sequence itself; ``previous``, also the last answers to its prompt."""
 
     def __post_init__(self) -> None:
         length, block = self.max_length, self.block_tokens
@@ -51,6 +56,8 @@ class FusedSettings:
             ("weight_type", self.weight_type in WEIGHT_TYPES, ", ".join(WEIGHT_TYPES)),
             ("kv_type", self.kv_type in KV_TYPES, ", ".join(KV_TYPES)),
             ("threads", self.threads >= 1, "1 or more"),
+            ("speculative_tokens", self.speculative_tokens >= 0, "0 or more"),
+            ("speculative_method", self.speculative_method in DRAFT_METHODS, ", ".join(DRAFT_METHODS)),
         )
         problems = [
             f"{name}={getattr(self, name)!r} (allowed: {allowed})" for name, right, allowed in rules if not right

@@ -20,6 +20,10 @@ class Counts:
     """Forward passes."""
     rows: int = 0
     """Rows of all passes."""
+    drafted: int = 0
+    """Rows of all passes that were drafted tokens (speculative decoding)."""
+    accepted: int = 0
+    """Those whose token was the one drawn."""
     preemptions: int = 0
     """How often a sequence lost its slot because blocks ran out."""
     shared_tokens: int = 0

@@ -39,6 +39,8 @@ class Step(NamedTuple):
     """Blocks (source, target) to copy in this order before the pass."""
     entered: tuple[Sequence, ...]
     """Sequences that got their slots since the last step."""
+    ahead: np.ndarray
+    """[L] int64, how many drafted tokens of its slot are computed before the row (see ``speculation``)."""
 
 
 class Scheduler:
@@ -93,9 +95,7 @@ class Scheduler:
         """Return the next pass; call this only until ``done``."""
         self._grow()
         entered = tuple(self._admit())
-        slots, arrays = self._decoding, self.slots
-        rows = self._numbers[: len(slots)]
-        step = Step(arrays.tokens[slots], slots, arrays.positions[slots], rows, slots, (), entered)
+        step = self._decode_rows(entered)
         if self._filling:
             step = self._fill(step)
         assert len(step.tokens), "a step without rows"
@@ -104,20 +104,39 @@ class Scheduler:
         self._step = step
         return step
 
-    def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
-        """Add the ``tokens`` [L] drawn in the last step and their log-probs, and free the slots of finished answers."""
-        assert self._step is not None, "plan comes before add"
+    def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> int:
+        """Add the ``tokens`` [L] drawn in the last step and their log-probs, and free the slots of finished answers.
+
+        Return the number of tokens added to answers.
+        """
+        self._decoding = self._append(self._close_step().drawn_slots, tokens, logprobs)
+        return len(tokens)
+
+    def _decode_rows(self, entered: tuple[Sequence, ...]) -> Step:
+        """Return a step with a row for each decoding slot: its newest token."""
+        slots, arrays = self._decoding, self.slots
+        rows = self._numbers[: len(slots)]
+        ahead = np.zeros(len(slots), np.int64)
+        return Step(arrays.tokens[slots], slots, arrays.positions[slots], rows, slots, (), entered, ahead)
+
+    def _close_step(self) -> Step:
+        """Record that the known tokens of the last step are computed; return it."""
+        step, self._step = self._step, None
+        assert step is not None, "plan comes before add"
         for sequence, count in self._advances:
             self._paging.advance(sequence, count)
         self._advances.clear()
-        slots = self._decoding = self._step.drawn_slots
+        return step
+
+    def _append(self, slots: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> np.ndarray:
+        """Append one token to the answer of each of ``slots``; free those that have ended and return the others."""
         full, stopped = self.slots.append(slots, tokens, logprobs), self._stops[tokens]
         ended = full | stopped
-        self._step = None
-        if ended.any():
-            for row in np.flatnonzero(ended):
-                self._finish(int(slots[row]), stopped=bool(stopped[row]))
-            self._decoding = slots[~ended]
+        if not ended.any():
+            return slots
+        for row in np.flatnonzero(ended):
+            self._finish(int(slots[row]), stopped=bool(stopped[row]))
+        return slots[~ended]
 
     def _finish(self, slot: int, *, stopped: bool) -> None:
         sequence = self._in_slot[slot]
@@ -216,6 +235,7 @@ class Scheduler:
             np.append(step.drawn_slots, np.array(drawn, np.int32)),
             tuple(copy for copy in copies if copy is not None),
             step.entered,
+            np.append(step.ahead, np.zeros(len(drawn), np.int64)),
         )
 
 

@@ -261,6 +261,11 @@ ROWS = (
     Row("rollout_weight_type", "bfloat16", lambda r: _sampler(r)._settings.weight_type, with_=SAMPLES, only=KD),
     Row("rollout_kv_type", "bfloat16", lambda r: _sampler(r)._settings.kv_type, with_=SAMPLES, only=KD),
     Row("rollout_kv_memory", "3MiB", lambda r: _sampler(r)._settings.kv_bytes, 3 * 2**20, with_=SAMPLES, only=KD),
+    Row("speculative_tokens", 3, lambda r: _sampler(r)._settings.speculative_tokens, with_=SAMPLES, only=KD),
+    Row(
+        "speculative_method", "previous", lambda r: _sampler(r)._settings.speculative_method,
+        with_={**SAMPLES, "speculative_tokens": 3}, only=KD,
+    ),
     Row("logprob_gap_limit", 0.125, lambda r: r.loop.task.renew.gate.limit, with_=SAMPLES, only=KD),
     Row("on_logprob_gap", "stop", lambda r: r.loop.task.renew.gate.action, with_=SAMPLES, only=KD),
     Row("label_smoothing", 0.25, lambda r: _loss(r).label_smoothing, only=SFT),

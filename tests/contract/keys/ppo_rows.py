@@ -92,6 +92,11 @@ ROLLOUT = (
     _row("rollout_weight_type", "bfloat16", lambda r: _engine(r)._settings.weight_type),
     _row("rollout_kv_type", "bfloat16", lambda r: _engine(r)._settings.kv_type),
     _row("rollout_kv_memory", "3MiB", lambda r: _engine(r)._settings.kv_bytes, 3 * 2**20),
+    _row("speculative_tokens", 3, lambda r: _engine(r)._settings.speculative_tokens),
+    _row(
+        "speculative_method", "previous", lambda r: _engine(r)._settings.speculative_method,
+        with_={"speculative_tokens": 3},
+    ),
     _row("logprob_gap_limit", 0.125, lambda r: r.loop.gate.limit),
     _row(
         "logprob_gap_limit", 0.125, lambda r: r.loop.judge.check.limit,

@@ -81,6 +81,8 @@ PPO_VALUES = {
     "global_mini_batch_size": [(3, "cannot be shared evenly")],
     "rollout_weight_type": [("int4", "'int8'")],
     "rollout_kv_type": [("int8", "'bfloat16'")],
+    "speculative_tokens": [(-1, ">= 0")],
+    "speculative_method": [("beam", "'previous'")],
     "rollout_kv_memory": [("much", "rollout_kv_memory"), ("-1GiB", "rollout_kv_memory"), ("1KiB", "rollout_kv_memory")],
     "logprob_gap_limit": [(0, "> 0")],
     "on_logprob_gap": [("ignore", "'warn'")],

@@ -30,6 +30,7 @@ SHARED = {
 }  # fmt: skip
 ENGINE = {
     "use_fusemt": True, "rollout_weight_type": None, "rollout_kv_type": None, "rollout_kv_memory": None,
+    "speculative_tokens": 0, "speculative_method": "ngram",
     "logprob_gap_limit": 0.05, "on_logprob_gap": "warn",
 }  # fmt: skip
 DEFAULTS = {

@@ -334,7 +334,7 @@ def test_the_usual_minimum_of_one_token_is_told_briefly():
 @pytest.mark.parametrize(("kind", "size"), [("float32", 4), ("bfloat16", 2)])
 def test_keys_and_values_have_room_for_every_sequence_at_its_longest(kind, size):
     """Two tensors, 3 layers, 2 key heads of 8 in 2 processes."""
-    engine = SimpleNamespace(rollout_kv_type=kind, rollout_kv_memory=None, rollout_weight_type="float32")
+    engine = SimpleNamespace(rollout_kv_type=kind, rollout_kv_memory=None, rollout_weight_type="float32", **NO_DRAFTS)
     data, training = SimpleNamespace(max_length=100), TrainingArguments(output_dir="out")
     parsed = SimpleNamespace(engine=engine, data=data, training=training)
     config = SimpleNamespace(num_key_value_heads=2, num_hidden_layers=3, head_dim=8)
@@ -347,6 +347,7 @@ def test_keys_and_values_have_room_for_every_sequence_at_its_longest(kind, size)
     assert fused_settings(parsed, config, place, rows=5, device="gpu").max_rows == 2048
 
 
+NO_DRAFTS = {"speculative_tokens": 0, "speculative_method": "ngram"}
 TOKENIZERS = ["the tokenizer", "the tokenizer of the reward model"]
 TEMPLATES = ["the chat template", "the chat template of the reward model"]
 
@@ -372,7 +373,7 @@ def test_a_resumed_run_must_find_the_models_that_it_does_not_train(start, folder
 
 
 def test_without_given_types_rollouts_have_those_of_training():
-    engine = SimpleNamespace(rollout_kv_type=None, rollout_kv_memory="1MiB", rollout_weight_type=None)
+    engine = SimpleNamespace(rollout_kv_type=None, rollout_kv_memory="1MiB", rollout_weight_type=None, **NO_DRAFTS)
     training = TrainingArguments(output_dir="out", bf16=True, fp16_opt_level="O2")
     parsed = SimpleNamespace(engine=engine, data=SimpleNamespace(max_length=100), training=training)
     config = SimpleNamespace(num_key_value_heads=2, num_hidden_layers=3, head_dim=8)
@@ -384,6 +385,7 @@ def test_without_given_types_rollouts_have_those_of_training():
 
 def test_keys_that_the_eager_engine_leaves_without_effect_are_told():
     given = {"rollout_weight_type": "bfloat16", "rollout_kv_type": None, "rollout_kv_memory": "2GiB"}
+    given["speculative_tokens"] = None
     parsed = SimpleNamespace(engine=SimpleNamespace(**given), given=given.get)
     told = "has no effect: rollouts use the eager engine with the policy's own weights (no nvcc)"
     assert unused_keys(parsed, "no nvcc") == [f"rollout_weight_type=bfloat16 {told}", f"rollout_kv_memory=2GiB {told}"]

@@ -1,0 +1,141 @@
+"""Speculative decoding (Leviathan et al. 2023) that gives the very tokens of decoding one by one.
+
+A drafted token is computed in the same pass as the token before it. A row's logits do not depend on the other rows,
+and the random number of a token is that of its place in the answer: so what is drawn after a draft is what would be
+drawn later if the draft equals the token drawn before it, and is thrown away if not. Every draft comes from a lookup;
+there is no second model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Several
+from typing import Any
+
+import numpy as np
+
+from alignment.generation.engine import GenerationOptions
+from alignment.generation.fused.drafts import Drafter, PreviousAnswers
+from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.paging import Counts, Paging
+from alignment.generation.fused.scheduler import Scheduler, Step
+from alignment.generation.fused.sequences import Sequence
+from alignment.records import Completion
+from alignment.telemetry import log
+
+MOST_ROWS = 16
+"""Rows of a pass up to which drafts join it. A pass of few rows waits for the weights, one of many for arithmetic, and
+then a draft costs as much as a token."""
+
+
+class SpeculativeScheduler(Scheduler):
+    """See ``Scheduler``; passes with few rows also compute drafted tokens."""
+
+    def __init__(self, *arguments: Any, drafter: Drafter, most: int, **options: Any) -> None:
+        """``most`` tokens at a time are drafted for a sequence."""
+        super().__init__(*arguments, **options)
+        self._drafter = drafter
+        self._most = most
+
+    def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> int:
+        """See ``Scheduler.add``; of what was drawn after a wrong draft nothing is added."""
+        step = self._close_step()
+        is_right = step.ahead == 0
+        num_newest = int(is_right.sum())
+        self._decoding = self._append(step.drawn_slots[is_right], tokens[is_right], logprobs[is_right])
+        for place in range(1, int(step.ahead.max(initial=0)) + 1):
+            # The row before row i is the draft's predecessor, whose drawn token the draft must equal.
+            rows = np.flatnonzero(step.ahead == place)
+            is_equal = tokens[rows - 1] == step.tokens[step.logit_rows[rows]]
+            goes_on = np.isin(step.drawn_slots[rows], self._decoding)
+            rows = rows[is_right[rows - 1] & is_equal & goes_on]
+            is_right[rows] = True
+            slots = step.drawn_slots[rows]
+            going = self._append(slots, tokens[rows], logprobs[rows])
+            self._decoding = self._decoding[~np.isin(self._decoding, np.setdiff1d(slots, going))]
+        num_added = int(is_right.sum())
+        self.counts.accepted += num_added - num_newest
+        return num_added
+
+    def _append(self, slots: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> np.ndarray:
+        self._drafter.extend(slots, tokens)
+        return super()._append(slots, tokens, logprobs)
+
+    def _admit(self) -> list[Sequence]:
+        entered = super()._admit()
+        for sequence in entered:
+            self._drafter.enter(sequence.slot, sequence.prompt, sequence.tokens)
+        return entered
+
+    def _decode_rows(self, entered: tuple[Sequence, ...]) -> Step:
+        step = super()._decode_rows(entered)
+        most = min(self._most, MOST_ROWS // len(step.slots) - 1) if len(step.slots) else 0
+        drafts = [self._draft(slot, most) for slot in step.slots.tolist()] if most > 0 else []
+        lengths = np.array([len(draft) for draft in drafts], np.int64)
+        if not lengths.any():
+            return step
+        self.counts.drafted += int(lengths.sum())
+        ahead = np.concatenate([np.arange(1 + length) for length in lengths])
+        tokens = np.concatenate([(token, *draft) for token, draft in zip(step.tokens, drafts, strict=True)])
+        slots, positions = (np.repeat(column, 1 + lengths) for column in (step.slots, step.positions))
+        return step._replace(
+            tokens=tokens.astype(np.int32),
+            slots=slots,
+            positions=positions + ahead.astype(np.int32),
+            logit_rows=np.arange(len(tokens), dtype=np.int32),
+            drawn_slots=slots,
+            ahead=ahead,
+        )
+
+    def _draft(self, slot: int, most: int) -> list[int]:
+        """Return a draft for ``slot`` that its answer has room for, and blocks (taken while others are not short)."""
+        arrays = self.slots
+        most = min(most, int(arrays.limits[slot] - arrays.answered[slot]) - 1)
+        found = self._drafter.draft(slot, most) if most > 0 else []
+        last, sequence = arrays.positions[slot] + len(found), self._in_slot[slot]
+        while found and last >= arrays.room[slot] and self._paging.num_free > len(self._in_slot):
+            arrays.grow(slot, self._paging.grow(sequence))
+        return found[: max(0, arrays.room[slot] - 1 - arrays.positions[slot])]
+
+
+class Speculation:
+    """The drafts of an engine: whether there are any, and where they come from."""
+
+    def __init__(self, settings: FusedSettings) -> None:
+        self._most = settings.speculative_tokens
+        self._previous = PreviousAnswers() if settings.speculative_method == "previous" else None
+        self._drafted = self._accepted = self._num_calls = 0
+        self._has_warned = False
+
+    def scheduler(
+        self, sequences: Several[Sequence], paging: Paging, options: GenerationOptions, **limits: Any
+    ) -> Scheduler:
+        """Return the scheduler of one call.
+
+        A repetition penalty depends on which tokens were drawn before, so nothing is drafted with one.
+        """
+        penalty = options.repetition_penalty
+        if self._most and penalty != 1.0 and not self._has_warned:
+            log.warn(f"speculative_tokens={self._most} has no effect with repetition_penalty={penalty:g}")
+            self._has_warned = True
+        if self._most == 0 or penalty != 1.0:
+            return Scheduler(sequences, paging, **limits)
+        drafter = Drafter(self._previous)
+        return SpeculativeScheduler(sequences, paging, **limits, drafter=drafter, most=self._most)
+
+    def learn(self, sequences: Several[Sequence], completions: Several[Completion], counts: Counts) -> None:
+        """Keep the answers for the next time; log after 1, 2, 4, 8, ... calls how many drafts were right."""
+        if self._most == 0:
+            return
+        if self._previous is not None:
+            prompts = [sequence.prompt for sequence in sequences]
+            self._previous.record(prompts, [completion.token_ids for completion in completions])
+        self._num_calls += 1
+        self._drafted += counts.drafted
+        self._accepted += counts.accepted
+        if self._num_calls & (self._num_calls - 1) == 0:
+            tokens = sum(len(completion.token_ids) for completion in completions)
+            log.info(
+                f"speculative decoding: {self._accepted:,} of {self._drafted:,} drafted tokens accepted in "
+                f"{self._num_calls:,} calls; the last one took {counts.steps:,} passes for {tokens:,} tokens, "
+                f"{counts.accepted / counts.steps:.2f} of them accepted drafts per pass"
+            )
