@@ -18,6 +18,9 @@ from alignment.ops.native.cuda.library import CudaLibrary, CudaSearch, find_cuda
 class CudaKernels:
     """Computes on Paddle's current device with the library in ``search`` (default: search for it)."""
 
+    checks_drafts = False
+    """See ``Kernels.checks_drafts``."""
+
     def __init__(self, search: CudaSearch | None = None) -> None:
         self._search = search or find_cuda()
 
@@ -43,7 +46,6 @@ class CudaKernels:
         self, options: GenerationOptions, settings: FusedSettings, *, seed: int, vocab_size: int, usable: int | None
     ) -> CudaDrawer:
         """See ``Kernels.drawer``."""
-        assert settings.speculative_tokens == 0, "this drawer draws the first token after the answer only"
         return CudaDrawer(
             PaddleDevice(self._library),
             options,

@@ -64,7 +64,7 @@ class FusedEngine:
         self._kernels = kernels
         self._packed: PackedModel | None = None
         self._loaded = False
-        self._speculation = Speculation(self._settings)
+        self._speculation = Speculation(self._settings, is_possible=kernels.checks_drafts)
 
     @property
     def num_bytes(self) -> int:

@@ -41,6 +41,9 @@ class PackedModel(RowModel, Protocol):
 class Kernels(Protocol):
     """Creates the packed models and drawers of a fused engine."""
 
+    checks_drafts: bool
+    """Whether several tokens of a sequence can be drawn in one pass, which speculative decoding needs."""
+
     @property
     def description(self) -> str:
         """Which kernels these are, and their origin, in one line."""
@@ -81,6 +84,9 @@ def layout_obstacle(config: Any, placement: EnginePlacement) -> str | None:
 
 class CpuKernels:
     """The ``Kernels`` of csrc/core."""
+
+    checks_drafts = True
+    """See ``Kernels.checks_drafts``."""
 
     @property
     def description(self) -> str:

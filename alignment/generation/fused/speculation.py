@@ -100,8 +100,11 @@ class SpeculativeScheduler(Scheduler):
 class Speculation:
     """The drafts of an engine: whether there are any, and where they come from."""
 
-    def __init__(self, settings: FusedSettings) -> None:
-        self._most = settings.speculative_tokens
+    def __init__(self, settings: FusedSettings, *, is_possible: bool) -> None:
+        """``is_possible``: see ``Kernels.checks_drafts``."""
+        self._most = settings.speculative_tokens if is_possible else 0
+        if settings.speculative_tokens and not is_possible:
+            log.warn(f"speculative_tokens={settings.speculative_tokens} has no effect with these kernels")
         self._previous = PreviousAnswers() if settings.speculative_method == "previous" else None
         self._drafted = self._accepted = self._num_calls = 0
         self._has_warned = False

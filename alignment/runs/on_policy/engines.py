@@ -185,7 +185,6 @@ def _build_inner(
         f"rollouts: fused engine ({kernels.description}), {settings.num_slots} sequences side by side, "
         f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values in {settings.kv_type}, weights in "
         f"{settings.weight_type}{_describe_drafts(settings)}",
-        _idle_drafts(parsed, launch.topology.device),
     )
     return FusedEngine(model, settings, placement=placement, kernels=kernels, usable_vocab_size=rows.usable), told
 
@@ -193,12 +192,6 @@ def _build_inner(
 def _describe_drafts(settings: FusedSettings) -> str:
     most = settings.speculative_tokens
     return f", up to {most} drafted tokens a sequence ({settings.speculative_method})" if most else ""
-
-
-def _idle_drafts(parsed: Parsed, device: str) -> tuple[str, ...]:
-    """Return a line if nothing will be drafted although ``speculative_tokens`` is given."""
-    most = parsed.engine.speculative_tokens
-    return (f"speculative_tokens={most} has no effect: the device is {device}",) if most and device != "cpu" else ()
 
 
 def unused_keys(parsed: Parsed, obstacle: str | None) -> list[str]:
@@ -233,7 +226,7 @@ def fused_settings(
         weight_type=engine.rollout_weight_type or trained,
         kv_type=kv_type,
         threads=num_threads(),
-        speculative_tokens=engine.speculative_tokens if device == "cpu" else 0,
+        speculative_tokens=engine.speculative_tokens,
         speculative_method=engine.speculative_method,
     )
 
