@@ -105,6 +105,8 @@ def ask_all(served: Served, prompts: Sequence[str], *, clients: int, tokens: int
 
         def ask(prompt: str) -> tuple[str, int]:
             body = {"model": served.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+            if served.name == "llama_cpp_python":
+                body["repeat_penalty"] = 1.0  # its default is 1.1
             answer = client.post(f"{served.address}/v1/completions", json=body).raise_for_status().json()
             return answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
 

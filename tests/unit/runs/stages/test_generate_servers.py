@@ -213,6 +213,19 @@ def test_a_server_of_llama_cpp_filters_nothing_of_its_own(written, start, caplog
         run(written, *start(theirs), min_dec_len=2)
 
 
+def test_a_server_of_llama_cpp_python_filters_and_punishes_nothing_of_its_own(written, start):
+    """Unless it is told otherwise it has the filters of llama.cpp's and a penalty of 1.1 for repetition."""
+    theirs = Other(owner="me")
+    run(written, *start(theirs), temperature=0.5)
+    own = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0, "temperature": 0.5}
+    for body in theirs.asked:
+        assert {key: body.get(key) for key in own} == own and "repetition_penalty" not in body
+    with pytest.raises(UserError, match=r"repetition_penalty=1.5: .* last 64 tokens only"):
+        run(written, *start(theirs), repetition_penalty=1.5)
+    with pytest.raises(UserError, match=r"temperature=0.5 with top_p=0.9: .* temperature last"):
+        run(written, *start(theirs), temperature=0.5, top_p=0.9)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
