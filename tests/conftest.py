@@ -79,6 +79,25 @@ def pytest_collection() -> Generator[None, object, object]:
     return found
 
 
+class _NamesFailures:
+    """Names each failed test at once: a run that is stopped at its time limit has no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"FAILED {report.nodeid}", red=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name failures where the results of all workers arrive."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_NamesFailures(config))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip interop tests where the extra is not installed."""
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
