@@ -38,7 +38,8 @@ def full_logprobs(model, temperature):
 
 
 def test_states_are_read_one_position_before_the_token():
-    model = SimpleNamespace(model=SimpleNamespace(at=lambda batch, *places: np.stack(places, axis=1)))
+    body = SimpleNamespace(at=lambda batch, *places: np.stack(places, axis=1))
+    model = SimpleNamespace(model=body, kind="score")
     assert predicting_hidden(model, BATCH).tolist() == [[0, 1], [0, 2], [1, 2], [1, 3], [1, 4], [2, 0]]
 
 

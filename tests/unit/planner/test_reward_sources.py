@@ -59,6 +59,7 @@ def test_a_model_that_compares_reads_two_responses_for_each_ordered_pair(tmp_pat
         "num_return_sequences": 4,
         "max_length": 64,
         "max_dec_len": 16,
+        "share_prefixes": False,  # a model that compares is counted without sharing
     }
     job = read_job(parse_ppo_arguments({**given, "reward_sources": sources}), device="cpu")
     assert job.pairwise == {"reward-plain", "reward-recorded"} and job.group_size == 4

@@ -335,21 +335,20 @@ def test_the_usual_minimum_of_one_token_is_told_briefly():
 def test_keys_and_values_have_room_for_every_sequence_at_its_longest(kind, size):
     """Two tensors, 3 layers, 2 key heads of 8 in 2 processes."""
     engine = SimpleNamespace(rollout_kv_type=kind, rollout_kv_memory=None, rollout_weight_type="float32", **NO_DRAFTS)
-    data, training = SimpleNamespace(max_length=100), TrainingArguments(output_dir="out")
-    parsed = SimpleNamespace(engine=engine, data=data, training=training)
+    training = TrainingArguments(output_dir="out")
+    parsed = SimpleNamespace(engine=engine, data=SimpleNamespace(max_length=100), training=training)
     config = SimpleNamespace(num_key_value_heads=2, num_hidden_layers=3, head_dim=8)
     place = SimpleNamespace(tensor=SimpleNamespace(size=2))
     settings = fused_settings(parsed, config, place, rows=5, device="cpu")
-    block = FusedSettings().block_tokens
-    assert settings.kv_bytes == 5 * (-(-100 // block) + 1) * block * 2 * 3 * 1 * 8 * size
+    tokens = (-(-100 // FusedSettings().block_tokens) + 1) * FusedSettings().block_tokens
+    assert settings.kv_bytes == 5 * tokens * 2 * 3 * 1 * 8 * size
     assert (settings.num_slots, settings.max_length, settings.kv_type) == (5, 100, kind)
     assert settings.max_rows == FusedSettings().max_rows
     assert fused_settings(parsed, config, place, rows=5, device="gpu").max_rows == 2048
 
 
 NO_DRAFTS = {"speculative_tokens": 0, "speculative_method": "ngram"}
-TOKENIZERS = ["the tokenizer", "the tokenizer of the reward model"]
-TEMPLATES = ["the chat template", "the chat template of the reward model"]
+TOKENIZERS, TEMPLATES = ([f"the {it}", f"the {it} of the reward model"] for it in ("tokenizer", "chat template"))
 
 
 @pytest.mark.parametrize(
@@ -385,8 +384,7 @@ def test_without_given_types_rollouts_have_those_of_training():
 
 def test_keys_that_the_eager_engine_leaves_without_effect_are_told():
     given = {"rollout_weight_type": "bfloat16", "rollout_kv_type": None, "rollout_kv_memory": "2GiB"}
-    given["speculative_tokens"] = None
-    parsed = SimpleNamespace(engine=SimpleNamespace(**given), given=given.get)
+    parsed = SimpleNamespace(engine=SimpleNamespace(**given, speculative_tokens=0), given=given.get)
     told = "has no effect: rollouts use the eager engine with the policy's own weights (no nvcc)"
     assert unused_keys(parsed, "no nvcc") == [f"rollout_weight_type=bfloat16 {told}", f"rollout_kv_memory=2GiB {told}"]
-    assert unused_keys(parsed, None) == []
+    assert not unused_keys(parsed, None)
