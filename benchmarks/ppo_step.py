@@ -1,49 +1,64 @@
-"""Time one PPO step by phase: this package against the same work in torch and transformers, as ratios.
+"""Time one step by phase: this package against the same work in torch and transformers, as ratios.
 
-    python benchmarks/ppo_step.py [--models tiny 110m] [--threads 1 2] [--steps 5] [--write]
+    python benchmarks/ppo_step.py [--workloads a b c] [--models tiny 110m] [--threads 1 2] [--steps 5] [--write]
+    python benchmarks/ppo_step.py --savings [--workloads b c] [--models tiny]
 
-Needs the extra ``interop``. Each side is a process of its own (two OpenMP runtimes and MKL settings do not mix); both
-load the same weights, first compare what they compute on the same tokens, then take turns, one step at a time.
+Workloads: (a) a PPO step of 8 equal rows, (b) one of 16 prompts with 4 answers each of log-normal lengths, (c) an
+update of DPO and one of a reward model on 64 pairs. Needs the extra ``interop``. Each side is a process of its own (two
+OpenMP runtimes and MKL settings do not mix); both load the same weights, first compare what they compute on the same
+tokens, then take turns, a step at a time. ``--savings`` asks instead what each of this package's savings brings alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # Running a script puts its own folder first on the path; the package's folder stands beside it.
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(1, str(ROOT))
 
+from ppo_step_cases import CASES, GROUPS  # noqa: E402
 from ppo_step_report import Comparison, Outcome, print_outcome, write_results  # noqa: E402
-from ppo_step_work import MODELS, Work, write_weights  # noqa: E402
+from ppo_step_savings import measure_savings, print_savings, write_savings  # noqa: E402
+from ppo_step_work import CHECKPOINTS, MODELS, write_weights  # noqa: E402
 from side_process import KEPT_MEMORY, SideProcess  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = {"torch": HERE / "ppo_step_torch.py", "paddle": HERE / "ppo_step_paddle.py"}
-COLUMNS = (("torch", "full"), ("paddle", "library"), ("torch", "response"), ("paddle", "plain"))
-"""(side, variant) in the order in which they take turns."""
+TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TOLERANCE = 1e-3
 """On measurements: absolute; on gradient norms: relative."""
 
 
-def open_side(side: str, folder: Path, *, threads: int, extra: Mapping[str, str]) -> SideProcess:
+def open_side(script: str, folder: Path, *, threads: int, extra: Mapping[str, str]) -> SideProcess:
     """Start one side with ``threads`` threads and ``extra`` environment variables."""
     environment = {**dict.fromkeys(THREAD_VARIABLES, str(threads)), **extra}
-    return SideProcess(f"the {side} side", [sys.executable, str(SCRIPTS[side]), str(folder)], environment=environment)
+    return SideProcess(script, [sys.executable, str(HERE / script), str(folder)], environment=environment)
 
 
 def main() -> int:
     """Run what the command line asks for; non-zero when the two sides do not compute the same."""
     options = parse_options()
-    outcomes = [
-        measure(model, threads=threads, options=options) for model in options.models for threads in options.threads
+    chosen = [
+        (case, model, threads)
+        for group in options.workloads
+        for case in GROUPS[group]
+        for model in options.models
+        for threads in options.threads
     ]
+    if options.savings:
+        found = [run_savings(*one, options=options) for one in chosen]
+        if options.write:
+            print(f"wrote {write_savings(found, options.results)}")
+        return 0
+    outcomes = [measure(*one, options=options) for one in chosen]
     if options.write:
         print(f"wrote {write_results(outcomes, options.results)}")
     return 0 if all(outcome.agrees for outcome in outcomes) else 1
@@ -52,9 +67,17 @@ def main() -> int:
 def parse_options() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", choices=GROUPS, default=["a"])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["tiny", "110m"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
-    parser.add_argument("--steps", type=int, default=5, help="measured steps of each column, after one to warm up")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=5,
+        help="measured steps of each column after the first; 0: the first is measured (c only)",
+    )
+    parser.add_argument("--savings", action="store_true", help="what each saving brings alone, without torch")
+    parser.add_argument("--skip-padded", action="store_true", help="leave out torch's padded way, which may take hours")
     parser.add_argument("--write", action="store_true", help="write a dated markdown and JSON file")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for --write")
     parser.add_argument(
@@ -65,46 +88,82 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(model: str, *, threads: int, options: argparse.Namespace) -> Outcome:
+def prepare(folder: Path, work: Any) -> None:
+    """Write the work and its weights, with a tokenizer, which our trainers read."""
+    write_weights(work.model, folder, seed=work.seed)
+    for name in CHECKPOINTS:
+        for file in TOKENIZER.iterdir():
+            shutil.copy(file, folder / name)
+    work.write(folder)
+
+
+def measure(case: str, model: str, threads: int, *, options: argparse.Namespace) -> Outcome:
     """Compare and time both sides on ``model``."""
-    work = Work(model=model, threads=threads)
+    chosen = CASES[case]
+    work, load = chosen.make(model=model, threads=threads), os.getloadavg()[0]
+    columns = [column for column in chosen.columns if column != ("torch", "full") or not options.skip_padded]
     extra = {"torch": {"GLIBC_TUNABLES": KEPT_MEMORY} if options.peer_keeps_memory else {}, "paddle": {}}
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="ppo-step-") as name:
         folder = Path(name)
-        write_weights(model, folder, seed=work.seed)
-        work.write(folder)
+        prepare(folder, work)
+        opened = {side: {"threads": threads, "extra": extra[side]} for side in extra}
         with (
-            open_side("paddle", folder, threads=threads, extra=extra["paddle"]) as paddle,
-            open_side("torch", folder, threads=threads, extra=extra["torch"]) as torch,
+            open_side(chosen.scripts["paddle"], folder, **opened["paddle"]) as paddle,
+            open_side(chosen.scripts["torch"], folder, **opened["torch"]) as torch,
         ):
             sides = {"paddle": paddle, "torch": torch}
-            comparison = compare_results(sides)
-            seconds = take_turns(sides, options.steps)
+            comparison, first = warm_up(sides, columns)
+            peaks = {column: answer["peak_bytes"] for column, answer in first.items()}
+            seconds = take_turns(sides, columns, options.steps)
+            if not options.steps:  # on fixed tokens ours has no log-probs of an engine, so it makes a step of its own
+                seconds = {column: [answer["seconds"]] for column, answer in first.items()}
+                seconds["paddle/library"] = [paddle.ask(step=1, variant="library")["seconds"]]
             versions = {**paddle.description, **torch.description}
     settings = {**versions, "peer_keeps_memory": options.peer_keeps_memory, "load_before": round(load, 2)}
-    outcome = Outcome(work=work, comparison=comparison, seconds=seconds, settings=settings, tolerance=TOLERANCE)
+    measured = {"comparison": comparison, "seconds": seconds, "peaks": peaks, "settings": settings}
+    outcome = Outcome(case=case, work=work, tolerance=TOLERANCE, **measured)
     print_outcome(outcome)
     return outcome
 
 
-def compare_results(sides: Mapping[str, SideProcess]) -> Comparison:
-    """Run a step on the same tokens on both sides and compare; every column is warm afterwards."""
-    comparison = Comparison.of(
-        sides["paddle"].ask(check=True, variant="library"), sides["torch"].ask(check=True, variant="full")
-    )
-    for side, variant in COLUMNS[2:]:
-        sides[side].ask(step=0, variant=variant)
-    return comparison
+def warm_up(
+    sides: Mapping[str, SideProcess], columns: Sequence[tuple[str, str]]
+) -> tuple[Comparison, dict[str, dict[str, Any]]]:
+    """Run a first step of every column; return what both sides compute on the same tokens, and the answers.
+
+    The first variant of a side is the one that is compared.
+    """
+    first = {side: next(variant for name, variant in columns if name == side) for side in sides}
+    answers = {
+        f"{side}/{variant}": sides[side].ask(step=0, variant=variant, memory=True, check=variant == first[side])
+        for side, variant in columns
+    }
+    ours, peer = (answers[f"{side}/{first[side]}"]["numbers"] for side in ("paddle", "torch"))
+    return Comparison.of(ours, peer), answers
 
 
-def take_turns(sides: Mapping[str, SideProcess], steps: int) -> dict[str, list[dict[str, Sequence[float]]]]:
+def take_turns(
+    sides: Mapping[str, SideProcess], columns: Sequence[tuple[str, str]], steps: int
+) -> dict[str, list[dict[str, Sequence[float]]]]:
     """Return for each column the phases' [wall, CPU] seconds, a record a step."""
-    seconds: dict[str, list] = {f"{side}/{variant}": [] for side, variant in COLUMNS}
+    seconds: dict[str, list] = {f"{side}/{variant}": [] for side, variant in columns}
     for step in range(1, steps + 1):
-        for side, variant in COLUMNS:
-            seconds[f"{side}/{variant}"].append(sides[side].ask(step=step, variant=variant))
+        for side, variant in columns:
+            seconds[f"{side}/{variant}"].append(sides[side].ask(step=step, variant=variant)["seconds"])
     return seconds
+
+
+def run_savings(case: str, model: str, threads: int, *, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure and print what each saving brings."""
+    work, script = CASES[case].make(model=model, threads=threads), CASES[case].scripts["paddle"]
+    with tempfile.TemporaryDirectory(prefix="ppo-step-") as name:
+        folder = Path(name)
+        prepare(folder, work)
+        found = measure_savings(
+            work, lambda: open_side(script, folder, threads=threads, extra={}), folder, steps=options.steps
+        )
+    print_savings(case, found)
+    return {"case": case, "model": model, "threads": threads, "rows": found}
 
 
 if __name__ == "__main__":

@@ -15,22 +15,24 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from ppo_step_work import PHASES, Work
+from ppo_step_cases import CASES
+from ppo_step_counted import passes_of
+from ppo_step_flops import count_bytes, count_flops
+from ppo_step_work import MODELS
 
 from alignment.telemetry.tables import print_table
 
-OURS, PLAIN = "paddle/library", "paddle/plain"
-PEERS = {"torch/full": "torch", "torch/response": "torch, response-only head"}
-TARGETS = {"rollout": 0.33, "scoring": 0.4, "update": 0.5, "total": 0.5}
-"""Largest ratios to torch of the 110M model that issue 4 asks for."""
+OURS, FULL, BEST = "paddle/library", "torch/full", "torch/response"
+NAMES = {FULL: "torch", BEST: "torch, response-only head", "paddle/plain": "alignment, plain", OURS: "alignment"}
 OWN_SETTINGS = ("host", "load_before")
 """Settings that differ between outcomes of one run."""
-ROWS = (*PHASES, "total")
 CLOCKS = ("wall", "CPU")
-HEADER = (
-    *("phase", *PEERS.values(), "alignment, plain", "alignment"),
-    *("ratio", "spread", "target", "ratio to response-only", "plain to torch"),
+MIB = 1 << 20
+COUNTED = (
+    *("phase", "least GFLOP", "alignment", "response-only", "torch", "GFLOP/s: alignment", "peers"),
+    *("least GB", "alignment", "response-only", "torch"),
 )
+"""Work is counted from the lengths of the rows; GFLOP/s are of CPU seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +57,16 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One model at one number of threads."""
+    """One workload with one model at one number of threads."""
 
-    work: Work
+    case: str
+    """A key of ``CASES``."""
+    work: Any
     comparison: Comparison
     seconds: dict[str, list[dict[str, Sequence[float]]]]
     """By column, a record a step: ``{phase: [wall, CPU seconds]}``."""
+    peaks: dict[str, int]
+    """Most resident bytes of a step by column."""
     settings: dict[str, Any]
     tolerance: float
 
@@ -71,24 +77,79 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        """Model and threads in words."""
-        return f"{self.work.model} Llama, {self.work.threads} thread{'s' * (self.work.threads > 1)}"
+        """Workload, model and threads in words."""
+        work, case = self.work, CASES[self.case]
+        return f"({self.case}) {case.title}, {work.model} Llama, {work.threads} thread{'s' * (work.threads > 1)}"
+
+    @property
+    def columns(self) -> list[str]:
+        """The measured columns."""
+        return list(self.seconds)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The phases, and the total of several."""
+        phases = CASES[self.case].phases
+        return phases if len(phases) == 1 else (*phases, "total")
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The names of the cells of ``row``."""
+        names = [NAMES[column] for column in self.columns]
+        return ("phase", *names, "ratio", "spread", "target", "ratio to response-only")
 
     def series(self, column: str, phase: str, clock: str) -> list[float]:
         """Return the seconds of ``phase`` (or the total), a number a step."""
-        phases, index = PHASES if phase == "total" else (phase,), CLOCKS.index(clock)
+        phases, index = CASES[self.case].phases if phase == "total" else (phase,), CLOCKS.index(clock)
         return [sum(record[name][index] for name in phases) for record in self.seconds[column]]
 
-    def row(self, phase: str, clock: str) -> tuple[Any, ...]:
-        """Return the cells of ``HEADER`` for ``phase``."""
-        peers = [self.series(column, phase, clock) for column in PEERS]
-        ours, plain = (self.series(column, phase, clock) for column in (OURS, PLAIN))
-        ratios = [median(ours) / median(peer) for peer in peers] + [median(plain) / median(peers[0])]
-        by_step = [mine / other for mine, other in zip(ours, peers[0], strict=True)]
-        seconds = [f"{median(series):.3f} s" for series in (*peers, plain, ours)]
-        target = f"<= {TARGETS[phase]}" if phase in TARGETS else ""
-        first, *others = (f"{ratio:.2f}" for ratio in ratios)
-        return (phase, *seconds, first, f"{min(by_step):.2f} to {max(by_step):.2f}", target, *others)
+    def row(self, phase: str, clock: str) -> tuple[str, ...]:
+        """Return the cells of ``header`` for ``phase``; a peer that was not measured has none."""
+        target = CASES[self.case].targets.get(phase)
+        return (
+            phase,
+            *(f"{median(self.series(column, phase, clock)):.3f} s" for column in self.columns),
+            *self._ratio(FULL, phase, clock),
+            "" if target is None else f"<= {target}",
+            self._ratio(BEST, phase, clock)[0],
+        )
+
+    def _ratio(self, peer: str, phase: str, clock: str) -> tuple[str, str]:
+        """Return (our median over that of ``peer``, spread of single steps)."""
+        if peer not in self.seconds:
+            return "", ""
+        ours, others = (self.series(column, phase, clock) for column in (OURS, peer))
+        by_step = [mine / other for mine, other in zip(ours, others, strict=True)]
+        return f"{median(ours) / median(others):.2f}", f"{min(by_step):.2f} to {max(by_step):.2f}"
+
+    def memory_row(self) -> tuple[str, ...]:
+        """Return the peaks of the columns."""
+        return ("peak memory", *(f"{self.peaks[column] / MIB:.0f} MiB" for column in self.columns))
+
+    def counted(self) -> list[tuple[str, ...]]:
+        """Return the cells of ``COUNTED`` by phase."""
+        sizes, passes = MODELS[self.work.model], passes_of(self.work)
+        found = []
+        for phase in CASES[self.case].phases:
+            flops, moved = (
+                {column: count(sizes, parts[phase]) for column, parts in passes.items()}
+                for count in (count_flops, count_bytes)
+            )
+            speed = [flops[c] / median(self.series(c, phase, "CPU")) for c in self.columns if c in flops and c != OURS]
+            ours = flops[OURS] / median(self.series(OURS, phase, "CPU"))
+            shares = [f"{flops[c] / flops['minimum']:.2f}" for c in (OURS, BEST, FULL)]
+            found.append(
+                (
+                    phase,
+                    f"{flops['minimum'] / 1e9:.1f}",
+                    *shares,
+                    f"{ours / 1e9:.0f}",
+                    " / ".join(f"{one / 1e9:.0f}" for one in speed),
+                    f"{moved['minimum'] / 1e9:.2f}",
+                    *(f"{moved[c] / moved['minimum']:.2f}" for c in (OURS, BEST, FULL)),
+                )
+            )
+        return found
 
     def describe_comparison(self) -> str:
         """Return the line on whether both sides compute the same."""
@@ -96,14 +157,19 @@ class Outcome:
         verdict = "agree" if self.agrees else "DO NOT AGREE"
         return f"same weights, same tokens: the sides {verdict} within {self.tolerance:g} (differences: {found})"
 
+    def tables(self) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
+        """Return (title, header, rows) of every table."""
+        first = [(f"Median {clock} seconds", self.header, [self.row(p, clock) for p in self.rows]) for clock in CLOCKS]
+        memory = ("Peak resident memory of a step", ("", *(NAMES[c] for c in self.columns)), [self.memory_row()])
+        return [*first, memory, ("Counted work: GFLOP, GB, and multiples of the minimum", COUNTED, self.counted())]
+
 
 def print_outcome(outcome: Outcome) -> None:
-    """Print both tables and the comparison."""
-    for clock in CLOCKS:
-        rows = [outcome.row(phase, clock) for phase in ROWS]
-        print_table(f"One PPO step, {outcome.title}: median {clock} seconds", HEADER, rows)
+    """Print all tables and the comparison."""
+    for title, header, rows in outcome.tables():
+        print_table(f"{outcome.title}: {title}", header, rows)
     print(outcome.describe_comparison())
-    print(f"load average before: {outcome.settings['load_before']}")
+    print(f"load average before: {outcome.settings['load_before']}", flush=True)
 
 
 def write_results(outcomes: Sequence[Outcome], folder: Path) -> Path:
@@ -121,20 +187,23 @@ def write_results(outcomes: Sequence[Outcome], folder: Path) -> Path:
 
 def render_markdown(about: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return the result file for people."""
-    lines = ["# One PPO step by phase", "", "Made by `python benchmarks/ppo_step.py --write`; see `../README.md`.", ""]
+    lines = ["# One step by phase", "", "Made by `python benchmarks/ppo_step.py --write`; see `../README.md`.", ""]
     settings = {key: value for key, value in outcomes[0].settings.items() if key not in OWN_SETTINGS}
     lines += [f"- {key}: {value}" for key, value in (about | settings).items()]
     for outcome in outcomes:
-        work, steps = outcome.work, len(outcome.seconds[OURS])
         lines += ["", f"## {outcome.title}", ""]
         lines.append(
-            f"{work.num_prompts} prompts x {work.prompt_length} + {work.response_length} tokens, {work.rows_per_batch} "
-            f"rows a pass, {steps} steps a column in turns. Load average before: {outcome.settings['load_before']}. "
+            f"{CASES[outcome.case].describe(outcome.work)}, {len(outcome.seconds[OURS])} steps a column in turns. Load "
+            f"average before: {outcome.settings['load_before']}. "
             f"Host settings of this package's process: {outcome.settings['host']}."
         )
-        for clock in CLOCKS:
-            rows = [HEADER, ["---"] * len(HEADER), *(outcome.row(phase, clock) for phase in ROWS)]
-            lines += ["", f"Median {clock} seconds:", "", *(f"| {' | '.join(row)} |" for row in rows)]
+        for title, header, rows in outcome.tables():
+            lines += [
+                "",
+                f"{title}:",
+                "",
+                *(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]),
+            ]
         lines += ["", outcome.describe_comparison() + "."]
     return "\n".join(lines) + "\n"
 

@@ -27,8 +27,10 @@ class TorchSide:
     def __init__(self, folder: Path) -> None:
         self.work = Work.read(folder)
         torch.set_num_threads(self.work.threads)
-        policy, reference = (_load(AutoModelForCausalLM, folder / "policy") for _ in range(2))
-        critic, reward = (_load(AutoModelForSequenceClassification, folder / name) for name in ("critic", "reward"))
+        policy, reference = (load_model(AutoModelForCausalLM, folder / "policy") for _ in range(2))
+        critic, reward = (
+            load_model(AutoModelForSequenceClassification, folder / name) for name in ("critic", "reward")
+        )
         self.policy, self.critic = policy, critic
         self.reference, self.reward = reference.requires_grad_(False), reward.requires_grad_(False)
         self.optimizers = {
@@ -49,7 +51,7 @@ class TorchSide:
     def rollout(self, step: int) -> torch.Tensor:
         """Return tokens [N, P + R] sampled at temperature 1 from all tokens."""
         torch.manual_seed(self.work.seed + step)
-        prompts = torch.from_numpy(self.work.prompts(step))
+        prompts = torch.from_numpy(np.stack(self.work.prompts(step)))
         config = GenerationConfig(
             max_new_tokens=self.work.response_length,
             do_sample=True,
@@ -83,7 +85,7 @@ class TorchSide:
 
     def measured(self, scored: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Return the arrays to compare."""
-        return {name: value.numpy() for name, value in scored.items() if name != "tokens"}
+        return {name: value.numpy().reshape(-1) for name, value in scored.items() if name != "tokens"}
 
     def update(self, scored: dict[str, torch.Tensor]) -> dict[str, float]:
         """Update critic and policy once over all rows."""
@@ -92,10 +94,10 @@ class TorchSide:
             for rows in zip(*(value.split(self.work.rows_per_batch) for value in scored.values()), strict=True)
         ]
         for batch in batches:
-            self._value_loss(batch).backward()
+            self._value_loss(self._values(self.critic, batch["tokens"]), batch).backward()
         critic = self._apply(self.critic)
         for batch in batches:
-            loss, metrics = self._policy_loss(batch)
+            loss, metrics = self._policy_loss(self._logprobs(self.policy, batch["tokens"])[0], batch)
             loss.backward()
             assert all(np.isfinite(value.item()) for value in metrics)
         return {"critic_gradient_norm": critic, "policy_gradient_norm": self._apply(self.policy)}
@@ -135,14 +137,15 @@ class TorchSide:
         advantages = torch.stack(columns[::-1], dim=1)
         return {"advantages": advantages, "returns": advantages + values}
 
-    def _value_loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        values, old, returns = self._values(self.critic, batch["tokens"]), batch["values"], batch["returns"]
+    def _value_loss(self, values: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        old, returns = batch["values"], batch["returns"]
         clipped = old + (values - old).clamp(-self.work.clip_value, self.work.clip_value)
         losses = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
         return 0.5 * losses.sum() / self._num_tokens
 
-    def _policy_loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        logprobs, _ = self._logprobs(self.policy, batch["tokens"])
+    def _policy_loss(
+        self, logprobs: torch.Tensor, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         log_ratio, advantages = logprobs - batch["old_logprobs"], batch["advantages"]
         ratio, clip = log_ratio.exp(), self.work.clip_ratio
         clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
@@ -156,11 +159,18 @@ class TorchSide:
         return self.work.num_prompts * self.work.response_length
 
 
-def _load(kind, folder: Path):
+def load_model(kind, folder: Path):
+    """Return the model of ``kind`` in ``folder``, without dropout."""
     extra = {} if kind is AutoModelForCausalLM else {"num_labels": 1}
     return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa", **extra).eval()
 
 
 if __name__ == "__main__":
     transformers.utils.logging.disable_progress_bar()
-    serve(lambda: TorchSide(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    if Work.read(folder).is_ragged:
+        from ppo_step_torch_ragged import RaggedTorchSide
+
+        serve(lambda: RaggedTorchSide(folder))
+    else:
+        serve(lambda: TorchSide(folder))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ MODELS: dict[str, dict[str, int]] = {
     },
 }
 _STD = 0.02
+SIGMA = 0.9
+"""Standard deviation of the logarithm of a ragged length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +59,20 @@ class Work:
     """A key of ``MODELS``."""
     threads: int
     num_prompts: int = 8
+    answers: int = 1
+    """Responses to each prompt."""
     prompt_length: int = 64
-    """Tokens of each prompt."""
+    """Tokens of each prompt; the median if ragged."""
     response_length: int = 64
-    """Tokens of each response; there is no stop token."""
+    """Tokens of each response, likewise; there is no stop token."""
+    is_ragged: bool = False
+    """Whether lengths are log-normal, cut at the longest ones, the same in every step."""
+    longest_prompt: int = 1024
+    longest_response: int = 512
     rows_per_batch: int = 8
     """Rows of one forward (and backward) pass in scoring and update."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Arguments of this package's run that a table of savings changes."""
     seed: int = 20261120
     learning_rate: float = 1e-6
     max_grad_norm: float = 1.0
@@ -81,17 +92,45 @@ class Work:
         """Write this into ``folder``."""
         (folder / WORK_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
-    def prompts(self, step: int) -> np.ndarray:
-        """Return the prompts [num_prompts, prompt_length] int64 of step number ``step``."""
-        return self._tokens(step, self.prompt_length)
+    @property
+    def num_rows(self) -> int:
+        """N, the responses of a step."""
+        return self.num_prompts * self.answers
 
-    def fixed_responses(self) -> np.ndarray:
-        """Return responses [num_prompts, response_length] int64 for the comparison of results."""
-        return self._tokens(1 << 20, self.response_length)
+    @property
+    def prompt_lengths(self) -> np.ndarray:
+        """Tokens [num_prompts] of each prompt."""
+        return self._lengths(self.num_prompts, self.prompt_length, self.longest_prompt)
 
-    def _tokens(self, stream: int, length: int) -> np.ndarray:
+    @property
+    def response_lengths(self) -> np.ndarray:
+        """Tokens [N] of each response; those to one prompt are neighbours."""
+        return self._lengths(self.num_rows, self.response_length, self.longest_response)
+
+    def prompts(self, step: int) -> list[np.ndarray]:
+        """Return the prompts of step number ``step``."""
+        return self._tokens(step, self.prompt_lengths)
+
+    def fixed_responses(self) -> list[np.ndarray]:
+        """Return N responses for the comparison of results."""
+        return self._tokens(1 << 20, self.response_lengths)
+
+    def _lengths(self, count: int, middle: int, longest: int) -> np.ndarray:
+        if not self.is_ragged:
+            return np.full(count, middle)
+        return log_normal_lengths(count, middle, longest, seed=self.seed)
+
+    def _tokens(self, stream: int, lengths: np.ndarray) -> list[np.ndarray]:
         vocab = MODELS[self.model]["vocab_size"]
-        return np.random.default_rng([self.seed, stream]).integers(3, vocab, (self.num_prompts, length))
+        drawn = np.random.default_rng([self.seed, stream]).integers(3, vocab, lengths.sum())
+        return np.split(drawn, np.cumsum(lengths)[:-1])
+
+
+def log_normal_lengths(count: int, middle: int, longest: int, *, seed: int) -> np.ndarray:
+    """Return the ``count`` quantiles of a log-normal length with median ``middle``, cut at ``longest``, shuffled."""
+    quantiles = [NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)]
+    lengths = np.clip(np.round(middle * np.exp(SIGMA * np.array(quantiles))), 1, longest).astype(np.int64)
+    return np.random.default_rng([seed, count]).permutation(lengths)
 
 
 def write_weights(model: str, folder: Path, *, seed: int) -> None:
