@@ -6,6 +6,7 @@ learning_ours.py judge RUN...`` adds to all points the true scores of their poli
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -139,6 +140,8 @@ def train(folder: Path) -> None:
     """Train as the settings in ``folder`` say."""
     settings, curve = read_settings(folder), Curve(folder)
     trainer = TRAINERS[settings["trainer"]]
+    gc.collect()
+    gc.freeze()  # as on TRL's side: what earlier runs of this process left would be looked through again and again
     with open_launch(trainer.parse(settings["arguments"]), host=HOST) as launch:
         if trainer.is_on_policy:
             train_on_policy(launch, curve)

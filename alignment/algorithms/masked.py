@@ -19,7 +19,7 @@ Reduction = Literal["token", "sequence", "constant"]
 by the same length, so tokens of longer rows do not count less (Liu et al. 2025, section 3.2).
 """
 
-_ROUNDINGS = 16
+ROUNDINGS = 16
 """A standard deviation of fewer units in the last place of the mean counts as rounding error."""
 
 
@@ -67,7 +67,7 @@ def _wide_moments(x: Tensor, mask: Tensor, unbiased: bool) -> tuple[Tensor, Tens
     mean = total / paddle.clip(count, min=1.0)
     squares = masked_sum((wide - mean) ** 2, mask)
     variance = squares / paddle.clip(count - float(unbiased), min=1.0)
-    noise = (_ROUNDINGS * paddle.finfo(x.dtype).eps * mean) ** 2
+    noise = (ROUNDINGS * paddle.finfo(x.dtype).eps * mean) ** 2
     return mean, paddle.where(variance > noise, variance, paddle.zeros_like(variance))
 
 

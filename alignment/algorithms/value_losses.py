@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from alignment.algorithms import late_paddle as paddle
-from alignment.algorithms.masked import TokenMean, masked_moments, masked_sum, zero_outside
+from alignment.algorithms.masked import ROUNDINGS, TokenMean, zero_outside
 from alignment.metrics import Metric
 from alignment.records import Loss
 
@@ -42,23 +44,29 @@ def clipped_value_loss(
     return Loss(value, metrics)
 
 
-def explained_variance(values: Tensor, returns: Tensor, *, mask: Tensor) -> Tensor:
-    """Return 1 - var(returns - values) / var(returns) (a scalar): 1 is perfect, 0 no better than a constant.
+def explained_variance(values: np.ndarray, returns: np.ndarray, *, mask: np.ndarray) -> float:
+    """Return 1 - var(returns - values) / var(returns): 1 is perfect, 0 no better than a constant.
 
     All [N, R], ``mask`` 1 on real tokens. 0 if the returns do not vary.
     """
-    _, total = masked_moments(returns, mask)
-    _, left = masked_moments(returns - values, mask)
-    explained = 1.0 - left / paddle.clip(total, min=MIN_VARIANCE)
-    return paddle.where(total > MIN_VARIANCE, explained, paddle.zeros_like(explained))
+    on = mask > 0
+    total, left = _variance(returns[on]), _variance(returns[on] - values[on])
+    return 1.0 - left / total if total > MIN_VARIANCE else 0.0
 
 
-def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Return the correlation (a scalar) of ``x`` and ``y`` [N], such as rewards and lengths; 0 if one is constant."""
-    ones = paddle.ones_like(x)
-    x_mean, x_variance = masked_moments(x, ones)
-    y_mean, y_variance = masked_moments(y, ones)
-    count, products = ones.sum(), masked_sum((x - x_mean) * (y - y_mean), ones)
-    spread = paddle.sqrt(x_variance * y_variance)
-    varies = paddle.minimum(x_variance, y_variance) > MIN_VARIANCE
-    return paddle.where(varies, products / count / paddle.where(varies, spread, ones.sum()), paddle.zeros_like(spread))
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the correlation of ``x`` and ``y`` [N], such as rewards and lengths; 0 if one is constant."""
+    x_variance, y_variance = _variance(x), _variance(y)
+    if min(x_variance, y_variance) <= MIN_VARIANCE:
+        return 0.0
+    x, y = (numbers.astype(np.float64) for numbers in (x, y))
+    return float(((x - x.mean()) * (y - y.mean())).mean() / np.sqrt(x_variance * y_variance))
+
+
+def _variance(x: np.ndarray) -> float:
+    """Return the variance of ``x`` [n], 0 if it is no more than the rounding of equal numbers, or if there are none."""
+    if not x.size:
+        return 0.0
+    wide = x.astype(np.float64)
+    variance, noise = wide.var(), (ROUNDINGS * np.finfo(x.dtype).eps * wide.mean()) ** 2
+    return float(variance) if variance > noise else 0.0

@@ -97,13 +97,11 @@ class MemoryWatch:
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Attribute the peak to ``name``, even if the body raises."""
-        self._mark()
-        self._open.append(self._gauge.read()[0])
+        self._open.append(self._mark())
         try:
             yield
         finally:
-            self._mark()
-            now, peak = self._gauge.read()[0], self._open.pop()
+            now, peak = self._mark(), self._open.pop()
             if self._open:
                 self._open[-1] = max(self._open[-1], peak)
             self._found[name] = now, max(peak, self._found.get(name, (0, 0))[1])
@@ -116,20 +114,20 @@ class MemoryWatch:
         self._found = {}
         return metrics
 
-    def _mark(self) -> None:
-        """Add the gauge's peak to the open phases and reset it."""
-        peak = self._gauge.read()[1]
+    def _mark(self) -> int:
+        """Add the gauge's peak to the open phases and reset it; return what is in use."""
+        now, peak = self._gauge.read()
         if self._open:
             self._open[-1] = max(self._open[-1], peak)
         self._gauge.reset()
+        return now
 
 
 def _read_status() -> tuple[int, int]:
     """Return (resident bytes, their peak) of this process."""
     try:
-        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        status = _STATUS.read_bytes()
     except OSError:
         return 0, 0
-    fields = dict(line.partition(":")[::2] for line in lines)
-    now, peak = (int(fields.get(key, "0").split()[0]) * 1024 for key in ("VmRSS", "VmHWM"))
+    now, peak = (int((status.partition(key)[2].split(maxsplit=1) or [0])[0]) * 1024 for key in (b"VmRSS:", b"VmHWM:"))
     return now, peak

@@ -22,7 +22,7 @@ from alignment.metrics import Metric
 from alignment.records import Experience, Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.dynamic_sampling import DynamicSampling
-from alignment.rollout.experience import estimate_experience
+from alignment.rollout.experience import estimate_experience, estimate_rewards
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import describe_experience
@@ -200,8 +200,7 @@ class OnPolicyLoop:
         """Return the experience, and the critic's pass over it if that already learns."""
         if not self.values_from_update:
             return self._estimate_from(rollout), None
-        without = rollout.with_fields(values=np.zeros_like(rollout.old_logprobs))
-        rewards = self._estimate_from(without).rewards
+        rewards = estimate_rewards(rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient)
         with self.session.stage("update"):
             learned = self.updater.learn_values(rollout, rewards)
         return self._estimate_from(rollout.with_fields(values=learned.values)), learned

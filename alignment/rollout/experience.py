@@ -24,18 +24,7 @@ def estimate_experience(
 
     ``kl_coeff`` is the (possibly adapted) KL coefficient, ``multiplier`` the weight of the cost, if there is one.
     """
-    judged = Judged(
-        scores=_tensor(rollout.scores),
-        old_logprobs=_tensor(rollout.old_logprobs),
-        ref_logprobs=_tensor(rollout.ref_logprobs),
-        values=_tensor(rollout.values),
-        baseline_scores=_tensor(rollout.baseline_scores),
-        mask=_tensor(rollout.response_mask),
-        group_ids=paddle.to_tensor(rollout.group_ids),
-        costs=_tensor(rollout.costs),
-        cost_values=_tensor(rollout.cost_values),
-        multiplier=multiplier,
-    )
+    judged = _judged(rollout, multiplier)
     with paddle.no_grad():
         estimate = algorithm.estimate(judged, hyperparameters=hyperparameters, kl_coeff=kl_coeff)
     return Experience(
@@ -47,6 +36,16 @@ def estimate_experience(
         metrics=estimate.metrics,
         cost_returns=None if estimate.cost_returns is None else estimate.cost_returns.numpy(),
     )
+
+
+def estimate_rewards(
+    rollout: Rollout, algorithm: OnPolicyAlgorithm, hyperparameters: Any, *, kl_coeff: float
+) -> np.ndarray:
+    """Return the rewards [N, R] of ``estimate_experience`` for a ``rollout`` without values."""
+    assert algorithm.rewards is not None
+    with paddle.no_grad():
+        judged = _judged(rollout, None)
+        return algorithm.rewards(judged, hyperparameters=hyperparameters, kl_coeff=kl_coeff).numpy()
 
 
 def learning_mask(rollout: Rollout, *, mask_truncated: bool = False) -> np.ndarray:
@@ -80,6 +79,21 @@ def learning_fields(experience: Experience) -> dict[str, np.ndarray]:
         "cost_returns": experience.cost_returns,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _judged(rollout: Rollout, multiplier: float | None) -> Judged:
+    return Judged(
+        scores=_tensor(rollout.scores),
+        old_logprobs=_tensor(rollout.old_logprobs),
+        ref_logprobs=_tensor(rollout.ref_logprobs),
+        values=_tensor(rollout.values),
+        baseline_scores=_tensor(rollout.baseline_scores),
+        mask=_tensor(rollout.response_mask),
+        group_ids=paddle.to_tensor(rollout.group_ids),
+        costs=_tensor(rollout.costs),
+        cost_values=_tensor(rollout.cost_values),
+        multiplier=multiplier,
+    )
 
 
 def _tensor(value: np.ndarray | None) -> paddle.Tensor | None:

@@ -59,7 +59,7 @@ def _rewards(experience: Experience) -> dict[str, Any]:
         "reward/std": raw.std(),
         "reward/min": Metric(float(raw.min()), "min"),
         "reward/max": Metric(float(raw.max()), "max"),
-        "reward/length_correlation": pearson(paddle.to_tensor(raw), paddle.to_tensor(lengths)),
+        "reward/length_correlation": pearson(raw, lengths),
         "reward/masked_rows": (~rows).sum(),
     }
 
@@ -114,7 +114,9 @@ def _critic(experience: Experience) -> dict[str, Any]:
     return {
         "train/values": _token_mean(rollout.values, rollout),
         "train/returns": _token_mean(experience.returns, rollout),
-        "critic/explained_variance": _explained(rollout.values, experience.returns, rollout),
+        "critic/explained_variance": explained_variance(
+            rollout.values, experience.returns, mask=rollout.response_mask
+        ),
     }
 
 
@@ -124,7 +126,9 @@ def _costs(experience: Experience) -> dict[str, Any]:
         "train/norm_cost": rollout.costs[rollout.valid_rows].mean(),
         "train/cost_values": _token_mean(rollout.cost_values, rollout),
         "train/cost_returns": _token_mean(experience.cost_returns, rollout),
-        "cost_critic/explained_variance": _explained(rollout.cost_values, experience.cost_returns, rollout),
+        "cost_critic/explained_variance": explained_variance(
+            rollout.cost_values, experience.cost_returns, mask=rollout.response_mask
+        ),
     }
 
 
@@ -135,11 +139,6 @@ def cost_metrics(rollout: Rollout, phase: str) -> dict[str, float]:
     """
     costs = rollout.raw_costs[rollout.valid_rows]
     return {f"{phase}/cost": float(costs.mean()), f"{phase}/unsafe_rate": float((costs > 0).mean())}
-
-
-def _explained(values: np.ndarray, returns: np.ndarray, rollout: Rollout) -> Any:
-    mask = paddle.to_tensor(rollout.response_mask)
-    return explained_variance(paddle.to_tensor(values), paddle.to_tensor(returns), mask=mask)
 
 
 def _token_mean(grid: np.ndarray, rollout: Rollout) -> float:

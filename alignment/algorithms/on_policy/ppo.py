@@ -86,19 +86,29 @@ class PPOHyperparameters(OnPolicyHyperparameters):
 def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float | None = None) -> Estimate:
     """Shape rewards, then apply GAE; returns are computed before the advantages are whitened."""
     assert judged.values is not None
-    kl = limited_kl(judged, hyperparameters)
     kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
+    kl, rewards = _kl_and_rewards(judged, hyperparameters, kl_coeff)
+    advantages, returns = advantages_and_returns(rewards, judged.values, mask=judged.mask, numbers=hyperparameters)
+    advantages = normalized(advantages, judged.mask, hyperparameters)
+    return Estimate(advantages, returns, rewards, kl_rewards(kl, mask=judged.mask, kl_coeff=kl_coeff))
+
+
+def rewards_of(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float) -> Tensor:
+    """Return the rewards [N, R] of ``estimate``."""
+    return _kl_and_rewards(judged, hyperparameters, kl_coeff)[1]
+
+
+def _kl_and_rewards(judged: Judged, numbers: PPOHyperparameters, kl_coeff: float) -> tuple[Tensor, Tensor]:
+    kl = limited_kl(judged, numbers)
     rewards = shape_rewards(
         judged.scores,
         kl,
         mask=judged.mask,
         kl_coeff=kl_coeff,
-        clip_range_score=hyperparameters.clip_range_score,
-        clip_placement=hyperparameters.clip_placement,
+        clip_range_score=numbers.clip_range_score,
+        clip_placement=numbers.clip_placement,
     )
-    advantages, returns = advantages_and_returns(rewards, judged.values, mask=judged.mask, numbers=hyperparameters)
-    advantages = normalized(advantages, judged.mask, hyperparameters)
-    return Estimate(advantages, returns, rewards, kl_rewards(kl, mask=judged.mask, kl_coeff=kl_coeff))
+    return kl, rewards
 
 
 def limited_kl(judged: Judged, numbers: PPOHyperparameters) -> Tensor:
@@ -163,5 +173,6 @@ PPO = OnPolicyAlgorithm(
     estimate=estimate,
     policy_loss=PolicyLoss(),
     value_loss=value_loss,
+    rewards=rewards_of,
     returns=returns_of,
 )

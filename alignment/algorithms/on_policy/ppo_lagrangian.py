@@ -65,5 +65,6 @@ PPO_LAGRANGIAN = dataclasses.replace(
     hyperparameters=PPOLagrangianHyperparameters,
     needs_cost=True,
     estimate=estimate,
+    rewards=None,
     returns=None,
 )

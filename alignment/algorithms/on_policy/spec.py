@@ -116,6 +116,14 @@ class ValueLossFunction(Protocol):
         ...
 
 
+class RewardsFunction(Protocol):
+    """The rewards of an ``Estimate``, which do not depend on values."""
+
+    def __call__(self, judged: Judged, *, hyperparameters: Any, kl_coeff: float) -> Tensor:
+        """Return them [N, R]; ``judged`` may lack values."""
+        ...
+
+
 class ReturnsFunction(Protocol):
     """What the critic learns in each row, from the rewards and values of that row alone."""
 
@@ -164,14 +172,16 @@ class OnPolicyAlgorithm:
     estimate: EstimateFunction
     policy_loss: PolicyLossFunction
     value_loss: ValueLossFunction | None = None
+    rewards: RewardsFunction | None = None
     returns: ReturnsFunction | None = None
-    """None: what the critic learns depends on more than a row's rewards and values."""
+    """Both None: what the critic learns depends on more than a row's rewards and values."""
     needs_greedy: bool = False
     """Whether every prompt also gets a greedy response, whose reward is a baseline."""
     count_units: CountFunction = count_by_reduction
 
     def __post_init__(self) -> None:
         assert self.needs_critic == (self.value_loss is not None), f"{self.name}: a critic needs a value loss"
+        assert (self.rewards is None) == (self.returns is None), f"{self.name}: returns are made of rewards"
         assert self.needs_critic or not self.needs_cost, f"{self.name}: a cost critic needs a value loss"
 
     @property
