@@ -35,16 +35,16 @@ OURS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "ppo recommended": {**_RECOMMENDED, "rl_algorithm": "ppo", "max_steps": 32},
         "grpo": {**_GRPO, "learning_rate": TRL_RATES["grpo"], "max_steps": 60},
         "grpo preset trl": {**_GRPO, "preset": "trl", "learning_rate": TRL_RATES["grpo"], "max_steps": 60},
-        "grpo recommended": {**_RECOMMENDED, "rl_algorithm": "grpo", "max_steps": 40},
+        "grpo recommended": {**_RECOMMENDED, "rl_algorithm": "grpo", "max_steps": 56},
         "rloo": {**_RLOO, "learning_rate": TRL_RATES["grpo"], "max_steps": 60},
-        "rloo recommended": {**_RECOMMENDED, "rl_algorithm": "rloo", "max_steps": 40},
+        "rloo recommended": {**_RECOMMENDED, "rl_algorithm": "rloo", "max_steps": 56},
         "dpo": {"per_device_train_batch_size": 32, "learning_rate": 3e-4, "lr_scheduler_type": "cosine", "beta": 0.1},
     }
 )
 """Arm to its keys, which the files of the task are added to."""
 PEER = ("trl ppo", "trl grpo")
-POINTS = 4
-"""Points of a curve after its start."""
+POINTS = {"trl": 4, "ours": 8}
+"""Points of a curve after its start. TRL's runs are compared by their last one, ours by the first that is as good."""
 
 
 def settings_of(arm: str, *, task: str, seed: int, data: Path, run: Path) -> dict[str, Any]:
@@ -59,11 +59,11 @@ def settings_of(arm: str, *, task: str, seed: int, data: Path, run: Path) -> dic
             "reward": str(reward_of(task, data)),
             "rows": ROWS,
             "rollouts": rollouts,
-            "every": rollouts // POINTS,
+            "every": rollouts // POINTS["trl"],
             "arguments": {"learning_rate": TRL_RATES[algorithm]},
         }
     arguments = _shared(run, seed) | (_offline(data) if arm == "dpo" else _on_policy(data, task)) | OURS[arm]
-    arguments["eval_steps"] = arguments["max_steps"] // POINTS
+    arguments["eval_steps"] = arguments["max_steps"] // POINTS["ours"]
     return common | {"trainer": "dpo" if arm == "dpo" else "ppo", "arguments": arguments}
 
 

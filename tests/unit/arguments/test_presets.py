@@ -133,7 +133,7 @@ def test_verls_batch_sizes_count_prompts_whatever_the_number_of_responses(given,
         ({}, 128, 128, 4e-3),
         ({"learning_rate": 1e-5}, 128, 128, None),
         ({"per_device_prompt_batch_size": 4}, 4, 8, 4e-3),
-        ({"rl_algorithm": "rloo"}, 32, 128, None),
+        ({"rl_algorithm": "rloo"}, 32, 64, None),
         ({"rl_algorithm": "grpo", "gradient_accumulation_steps": 2}, 16, 8, None),
     ],
 )
@@ -144,7 +144,7 @@ def test_what_is_recommended_yields_to_batch_sizes_and_to_one_learning_rate_for_
     on_policy, training = parsed.on_policy, parsed.training
     assert (on_policy.per_device_prompt_batch_size, training.per_device_train_batch_size) == (prompts, rows)
     assert parsed.as_dict().get("critic_learning_rate") == critic
-    assert parsed.training.learning_rate == given.get("learning_rate", 4e-3 if "rl_algorithm" not in given else 2e-3)
+    assert parsed.training.learning_rate == given.get("learning_rate", 4e-3 if "rl_algorithm" not in given else 3e-3)
 
 
 @pytest.mark.parametrize(
