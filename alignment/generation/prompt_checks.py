@@ -38,4 +38,5 @@ def _are_right(prompts: Sequence[np.ndarray], options: GenerationOptions, vocab:
     if not lengths.size or not lengths.all():
         return not lengths.size
     tokens, answers = np.concatenate(prompts), options.answer_limits(lengths)
-    return bool(tokens.min() >= 0 and tokens.max() < vocab and answers.min() >= 1 and (lengths + answers).max() <= limit)
+    is_known = tokens.min() >= 0 and tokens.max() < vocab
+    return bool(is_known and answers.min() >= 1 and (lengths + answers).max() <= limit)

@@ -114,9 +114,7 @@ def _critic(experience: Experience) -> dict[str, Any]:
     return {
         "train/values": _token_mean(rollout.values, rollout),
         "train/returns": _token_mean(experience.returns, rollout),
-        "critic/explained_variance": explained_variance(
-            rollout.values, experience.returns, mask=rollout.response_mask
-        ),
+        "critic/explained_variance": explained_variance(rollout.values, experience.returns, mask=rollout.response_mask),
     }
 
 
