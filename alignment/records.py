@@ -65,6 +65,10 @@ class RawSample(TypedDict, total=False):
     """False: ``answer`` is undesirable (binary feedback) and is not used as an example for supervised training."""
 
 
+NO_EXPERT = {"uint8": 0xFF, "uint16": 0xFFFF}
+"""In place of an expert that was not recorded, by dtype."""
+
+
 def pad_right(rows: Sequence[np.ndarray], width: int, value: float) -> np.ndarray:
     """Return ``[n, width]`` with the 1-D ``rows`` padded on the right with ``value``, in the dtype of the rows."""
     dtype = rows[0].dtype if len(rows) else np.int64
@@ -103,6 +107,9 @@ class TokenBatch:
     """R of the response grid."""
     fields: Mapping[str, np.ndarray]
     """Arrays for the objective with first axis n (for example ``advantages`` [n, R])."""
+    routed_experts: np.ndarray | None = None
+    """[n, S, layers, k] unsigned, the experts that a rollout gave each token to, for models that replay these; the
+    largest value of the dtype (``NO_EXPERT``): not recorded. None: nothing is."""
 
     @classmethod
     def build(
@@ -160,6 +167,9 @@ class Completion:
     """[r] float32, log-softmax(logits / temperature) of each sampled token, before any filter."""
     finish_reason: str
     """``stop`` (a stop token was sampled) or ``length``."""
+    routed_experts: np.ndarray | None = None
+    """[p + r, layers, k] unsigned, the experts that each token of prompt and answer was given to, where they were asked
+    for; see ``TokenBatch.routed_experts``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +187,11 @@ class Rollout:
     """The raw text, dialogue or messages of each row: ``raw_input`` of the prompt (N, or empty)."""
     labels: tuple[str | None, ...] = ()
     """Reference answers for reward functions and services (N, or empty)."""
+    routed_experts: tuple[np.ndarray, ...] = ()
+    """The experts that the rollout gave the tokens of each prompt and response to, [p + r, layers, k] each (N, or
+    empty: not recorded); see ``TokenBatch.routed_experts``."""
+    expert_mismatch: float | None = None
+    """The share of these choices that the policy's own routers make otherwise (None: not measured)."""
     rollout_logprobs: np.ndarray | None = None
     """[N, R] float32, computed by the generation engine."""
     old_logprobs: np.ndarray | None = None

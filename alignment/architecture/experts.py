@@ -33,6 +33,11 @@ class Experts:
     aux_loss_coef: float = 0.0
     """The factor of the balancing loss that the folder names; a run has its own key."""
 
+    @property
+    def number_type(self) -> str:
+        """The smallest dtype for the numbers of experts and one more (``records.NO_EXPERT``)."""
+        return "uint8" if self.count < 256 else "uint16"
+
 
 def read_experts(given: Mapping[str, Any], keys: ExpertKeys | None, place: str) -> Experts | None:
     """Return the experts that config.json describes, None for a family without; ModelFolderError for bad values."""

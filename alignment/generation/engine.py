@@ -38,6 +38,8 @@ class GenerationOptions:
     repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of tokens that occur in prompt or answer; 1: off."""
     stop_token_ids: tuple[int, ...] = ()
+    routed_experts: bool = False
+    """Whether completions say which experts their tokens were given to; only for models with experts."""
 
     def __post_init__(self) -> None:
         rules = (

@@ -7,6 +7,7 @@ policy optimization"; Fu et al. 2025, "AReaL").
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -103,9 +104,25 @@ def _as_json(rollout: Rollout) -> dict[str, Any]:
         "group_ids": rollout.group_ids.tolist(),
         "inputs": list(rollout.inputs),
         "labels": list(rollout.labels),
+        "routed_experts": _pack_experts(rollout.routed_experts),
         "logprobs": [row[:length].tolist() for row, length in zip(rollout.rollout_logprobs, lengths, strict=True)],
         "policy_version": rollout.policy_version,
     }
+
+
+def _pack_experts(rows: tuple[np.ndarray, ...]) -> dict[str, Any] | None:
+    """Return ``rows`` [tokens, layers, k] with their bytes in base64; None if there are none."""
+    if not rows:
+        return None
+    packed = [base64.b64encode(row.tobytes()).decode() for row in rows]
+    return {"dtype": rows[0].dtype.name, "shape": list(rows[0].shape[1:]), "rows": packed}
+
+
+def _unpack_experts(saved: dict[str, Any] | None) -> tuple[np.ndarray, ...]:
+    if saved is None:
+        return ()
+    flat = (np.frombuffer(base64.b64decode(row), saved["dtype"]) for row in saved["rows"])
+    return tuple(row.reshape([-1, *saved["shape"]]) for row in flat)
 
 
 def _from_json(saved: dict[str, Any]) -> Rollout:
@@ -118,6 +135,7 @@ def _from_json(saved: dict[str, Any]) -> Rollout:
         group_ids=np.array(saved["group_ids"], np.int64),
         inputs=tuple(saved["inputs"]),
         labels=tuple(saved["labels"]),
+        routed_experts=_unpack_experts(saved.get("routed_experts")),
         rollout_logprobs=pad_right(logprobs, max(map(len, responses)), 0.0),
         policy_version=saved["policy_version"],
     )

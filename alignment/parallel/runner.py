@@ -52,9 +52,10 @@ class ModelRunner(Protocol):
 
 def mark_filler(model: Any, is_filler: bool) -> None:
     """Tell ``model`` whether its next pass is over rows that count for nothing, for what it counts while it runs."""
-    balance = getattr(getattr(model, "model", None), "balance", None)  # only models with experts count anything
-    if balance is not None:
-        balance.is_filler = is_filler
+    decoder = getattr(model, "model", None)
+    for counter in (getattr(decoder, "balance", None), getattr(decoder, "replay", None)):
+        if counter is not None:  # only models with experts count anything
+            counter.is_filler = is_filler
 
 
 def to_host(value: Any) -> Any:

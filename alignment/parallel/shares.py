@@ -83,13 +83,15 @@ def positions_of(batches: Sequence[TokenBatch], pieces: int, index: int) -> list
 
 
 def _digest(batches: Sequence[TokenBatch], operation: str) -> int:
-    """Return a 63-bit hash of the operation, ids, lengths, targets and the shapes of fields."""
+    """Return a 63-bit hash of the operation, ids, lengths, targets, recorded experts and the shapes of fields."""
     state = hashlib.blake2b(f"{operation} {len(batches)}".encode(), digest_size=8)
     for batch in batches:
         fields = sorted((name, value.shape) for name, value in batch.fields.items())
         state.update(f"{batch.input_ids.shape} {batch.response_width} {fields}".encode())
         for array in (batch.input_ids, batch.lengths, batch.target_rows, batch.target_positions):
             state.update(array.tobytes())
+        if batch.routed_experts is not None:
+            state.update(batch.routed_experts.tobytes())
     return int.from_bytes(state.digest(), "big") >> 1
 
 

@@ -27,9 +27,13 @@ class Collector:
         num_return_sequences: int,
         seed: int,
         rows_per_call: int | None = None,
+        records_experts: bool = False,
     ) -> None:
-        """``rows_per_call`` is the number of rows per call of the engine (None: all)."""
-        self.options = options
+        """``rows_per_call`` is the number of rows per call of the engine (None: all).
+
+        ``records_experts``: rollouts hold the experts that each of their tokens was given to.
+        """
+        self.options = replace(options, routed_experts=records_experts)
         self.num_sequences = 0
         self._engine = engine
         self._samples = num_return_sequences
@@ -45,7 +49,7 @@ class Collector:
 
     def collect_greedy(self, prompts: Sequence[Mapping[str, Any]], *, policy_version: int) -> Rollout:
         """Return one response to each prompt of the likeliest tokens, without a random number of the run."""
-        greedy = replace(self.options, do_sample=False)
+        greedy = replace(self.options, do_sample=False, routed_experts=False)
         return self._rollout(prompts, greedy, range(len(prompts)), policy_version=policy_version)
 
     def _rollout(
@@ -72,6 +76,7 @@ class Collector:
             group_ids=np.repeat(np.arange(len(prompts)), samples),
             inputs=tuple(sample["raw_input"] for sample in rows),
             labels=tuple(sample.get("label") for sample in rows),
+            routed_experts=tuple(c.routed_experts for c in completions if c.routed_experts is not None),
             rollout_logprobs=logprobs,
             policy_version=policy_version,
         )

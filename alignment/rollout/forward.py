@@ -22,12 +22,13 @@ def measure_logprobs(
     temperature: float,
     with_entropy: bool = False,
     rows: np.ndarray | None = None,
+    replays: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return (log-probs [n, R], entropies [n, R] or None) of the response tokens of ``rows`` [n] at ``temperature``.
 
-    None: of all rows.
+    None: of all rows. With ``replays`` a model that can gives tokens to the experts that the rollout chose.
     """
-    batches = _batches(rollout, rows_per_batch, rows)
+    batches = _batches(rollout if replays else _without_experts(rollout), rows_per_batch, rows)
     read = partial(_read_logprobs, temperature=temperature, with_entropy=with_entropy)
     grids = runner.forward(batches, read)
     logprobs = gather_grids([g[0] for g in grids], rollout.response_width)
@@ -36,7 +37,7 @@ def measure_logprobs(
 
 def measure_values(runner: ModelRunner, rollout: Rollout, *, rows_per_batch: int) -> np.ndarray:
     """Return the critic's values [N, R]; index t is the value of the state before response token t."""
-    grids = runner.forward(_batches(rollout, rows_per_batch), token_values)
+    grids = runner.forward(_batches(_without_experts(rollout), rows_per_batch), token_values)
     return gather_grids(grids, rollout.response_width)
 
 
@@ -67,6 +68,10 @@ def _read_logprobs(model: Any, batch: TokenBatch, *, temperature: float, with_en
     logprobs, entropy = policy_logprobs(model, batch, temperature=temperature, with_entropy=with_entropy)
     grid = to_grid(logprobs, batch)
     return (grid, to_grid(entropy, batch)) if with_entropy else (grid,)
+
+
+def _without_experts(rollout: Rollout) -> Rollout:
+    return rollout.with_fields(routed_experts=()) if rollout.routed_experts else rollout
 
 
 def _batches(rollout: Rollout, rows_per_batch: int, rows: np.ndarray | None = None) -> list[TokenBatch]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignment.errors import NotFiniteError, RewardError
+from alignment.models.decoder.replay import ExpertReplay
 from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
@@ -49,6 +50,8 @@ class Judge:
     """Takes the old log-probs from the engine while it agrees with the policy; None: they are the policy's."""
     with_entropy: bool = True
     """Whether to compute the policy's entropy."""
+    replay: ExpertReplay | None = None
+    """What makes the policy replay the experts of rollouts; None: it chooses by itself."""
     ranks: Mapping[str, RoleRanks] = field(default_factory=dict)
     """The ranks of each role that has its own."""
 
@@ -64,7 +67,7 @@ class Judge:
         found = {name: list(islice(results, len(some))) for name, some in works.items()}
         scores = self.scorer.read(found["scores"])
         total, terms = self._add_terms(rollout, self._normalized(scores))
-        old, entropy, checked = found["policy"][0]
+        old, entropy, checked, expert_mismatch = found["policy"][0]
         _require_finite("policy", "log-probs", old, rollout)
         reference = values = None
         if self.reference is not None:
@@ -82,6 +85,7 @@ class Judge:
             score_notes=scores.notes,
             old_logprobs=old,
             checked_rows=checked,
+            expert_mismatch=expert_mismatch,
             entropy=entropy,
             ref_logprobs=reference,
             values=values,
@@ -100,10 +104,14 @@ class Judge:
         return {role: RoleWork(self.ranks.get(role, EVERYONE), action) for role, action in actions.items()}
 
     def _old_logprobs(self, rollout: Rollout, **options: Any) -> OldLogprobs:
-        options |= {"with_entropy": self.with_entropy}
+        options |= {"with_entropy": self.with_entropy, "replays": self.replay is not None}
+        if self.replay is not None:
+            self.replay.clear()
         if self.check is not None:
-            return self.check.measure(self.policy, rollout, **options)
-        return OldLogprobs(*measure_logprobs(self.policy, rollout, **options))
+            old = self.check.measure(self.policy, rollout, **options)
+        else:
+            old = OldLogprobs(*measure_logprobs(self.policy, rollout, **options))
+        return old if self.replay is None else old._replace(expert_mismatch=self.replay.mismatch())
 
     def _add_terms(self, rollout: Rollout, scores: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return ``scores`` [N] with all terms added, and the terms."""

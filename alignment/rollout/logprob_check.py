@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class OldLogprobs(NamedTuple):
     """[N, R] float32, zero in rows that were not checked; None: not measured."""
     checked: np.ndarray | None = None
     """[N] bool, True for rows whose numbers are the trainer's, the others being the engine's; None: all rows."""
+    expert_mismatch: float | None = None
+    """See ``Rollout.expert_mismatch``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class LogprobCheck:
     limit: float
     """Gap in nats that 99 % of the checked tokens must not exceed."""
 
-    def measure(self, policy: ModelRunner, rollout: Rollout, *, with_entropy: bool, **options: float) -> OldLogprobs:
+    def measure(self, policy: ModelRunner, rollout: Rollout, *, with_entropy: bool, **options: Any) -> OldLogprobs:
         """Return the old log-probs; ``options`` are those of ``measure_logprobs``.
 
         Every row is the trainer's if the checked ones are not within the limit, or if the engine's are not finite.

@@ -32,6 +32,8 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
         metrics |= _critic(experience)
     if rollout.costs is not None:
         metrics |= _costs(experience)
+    if rollout.expert_mismatch is not None:
+        metrics["rollout/expert_mismatch"] = rollout.expert_mismatch
     complete = {name: m if isinstance(m, Metric) else Metric(m) for name, m in metrics.items()}
     return {name: m._replace(value=float(m.value)) for name, m in complete.items()}
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from alignment.records import Rollout, TokenBatch
+from alignment.records import NO_EXPERT, Rollout, TokenBatch
 
 
 def token_batch(
     rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray] | None = None, *, pad_token_id: int = 0
 ) -> TokenBatch:
-    """Return ``rows`` [n] of ``rollout`` as one micro-batch whose targets are the response tokens.
+    """Return ``rows`` [n] of ``rollout`` as one micro-batch whose targets are the response tokens, with its experts.
 
     ``fields`` are arrays [N] or [N, R]; the latter are cut to the micro-batch's response width.
     """
@@ -20,7 +21,20 @@ def token_batch(
     targets = [np.arange(len(rollout.prompts[i]), len(s)) for i, s in zip(rows, sequences, strict=True)]
     width = max(len(t) for t in targets)
     cut = {name: (value[rows, :width] if value.ndim == 2 else value[rows]) for name, value in (fields or {}).items()}
-    return TokenBatch.build(sequences, targets, cut, pad_token_id=pad_token_id)
+    batch = TokenBatch.build(sequences, targets, cut, pad_token_id=pad_token_id)
+    return replace(batch, routed_experts=_experts(rollout, rows, batch.input_ids.shape[1]))
+
+
+def _experts(rollout: Rollout, rows: np.ndarray, width: int) -> np.ndarray | None:
+    """Return the experts [n, ``width``, layers, k] of ``rows`` [n], None if they were not recorded."""
+    if not rollout.routed_experts:
+        return None
+    first = rollout.routed_experts[0]
+    experts = np.full((len(rows), width, *first.shape[1:]), NO_EXPERT[first.dtype.name], first.dtype)
+    for target, row in zip(experts, rows, strict=True):
+        found = rollout.routed_experts[row]
+        target[: len(found)] = found
+    return experts
 
 
 def split_rows(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -109,6 +109,11 @@ AC_API int32_t ac_model_set_reduce(AcModel* model, AcReduce reduce, void* contex
 // This rank's embedding rows are token ids first .. first + vocab - 1; other ids give zeros, which reduce completes.
 AC_API int32_t ac_model_set_vocab_range(AcModel* model, int32_t first);
 
+// Where calls of ac_forward from now on write the experts that each row is given to, [rows, num_layers, top_k], the
+// likeliest first; NULL: nowhere. What a call does not choose stays as it is: a layer without experts, and in the last
+// layer a row without logits.
+AC_API int32_t ac_model_record_experts(AcModel* model, uint16_t* experts);
+
 // One forward over flat rows. Row r is token tokens[r] of sequence slots[r] at position positions[r]. Rows of one slot
 // stand together in ascending position. Its key and value are written to block
 // block_tables[slots[r] * max_blocks + positions[r] / block_tokens], then it attends to positions 0 .. positions[r] of

@@ -55,8 +55,8 @@ class ExpertFeed {
       : c_(model.config), team_(team), b_(buffers) {}
 
   // to [rows, hidden] = what this rank adds to each of the rows `input`
-  void run(const Layer& layer, const Rows& input, int num_rows, const Rows& to) const {
-    choose(layer, input, num_rows);
+  void run(const Layer& layer, const Rows& input, int num_rows, const Rows& to, const RoutesRecord& record) const {
+    choose(layer, input, num_rows, record);
     copy(input);
     open(layer, input, num_rows);
     team_.wait();
@@ -74,13 +74,16 @@ class ExpertFeed {
   int copies_of(int expert) const { return b_.routes.first[expert + 1] - b_.routes.first[expert]; }
   float* scores_of(int row) const { return b_.scores.wide + row * b_.scores.stride; }
 
-  void choose(const Layer& layer, const Rows& input, int num_rows) const {
+  void choose(const Layer& layer, const Rows& input, int num_rows, const RoutesRecord& record) const {
     team_.multiply({&layer.router, input, num_rows, b_.scores, Finish::store, c_.experts + 1});
     team_.wait();
     for (int row = team_.share.begin(num_rows); row < team_.share.end(num_rows); ++row) {
       const int at = row * c_.top_k;
       choose_experts(scores_of(row), c_.experts, c_.top_k, c_.normalises, b_.routes.experts + at,
                      b_.routes.weights + at);
+      if (!record.to) continue;
+      uint16_t* to = record.to + record.rows[row] * record.stride;
+      for (int k = 0; k < c_.top_k; ++k) to[k] = static_cast<uint16_t>(b_.routes.experts[at + k]);
     }
     team_.wait();
     if (team_.share.index == 0) sort_copies(b_.routes, num_rows, c_.top_k, c_.first_expert, c_.held_experts);

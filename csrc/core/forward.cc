@@ -88,7 +88,7 @@ class Worker {
       if (config_.parallel) normalise(residual, feed_norm, num_rows);
       add_product(layer.output, buffers_.mixed, residual, num_rows, layer.attended_norm);
       if (!config_.parallel) normalise(residual, feed_norm, num_rows);
-      feed(layer, residual, num_rows);
+      feed(i, residual, plan);
     }
     normalise(residual, model_.norm, q_.num_logit_rows);
     const Rows logits{q_.logits, nullptr, config_.vocab};
@@ -222,9 +222,13 @@ class Worker {
   }
 
   // residual += the feed-forward block of the normalised rows
-  void feed(const Layer& layer, const Rows& residual, int num_rows) {
+  void feed(int number, const Rows& residual, const Plan& plan) {
+    const Layer& layer = model_.layers[number];
+    const int num_rows = static_cast<int>(plan.rows.size());
     if (layer.has_experts) {
-      ExpertFeed(model_, team_, buffers_.experts).run(layer, buffers_.normed, num_rows, buffers_.partial);
+      uint16_t* to = model_.chosen_experts ? model_.chosen_experts + number * config_.top_k : nullptr;
+      const RoutesRecord record{to, static_cast<int64_t>(config_.num_layers) * config_.top_k, plan.rows.data()};
+      ExpertFeed(model_, team_, buffers_.experts).run(layer, buffers_.normed, num_rows, buffers_.partial, record);
       return add_partial(nullptr, residual, num_rows, layer.fed_norm);
     }
     multiply({&layer.feed.gate_up, buffers_.normed, num_rows, buffers_.gated,
@@ -268,6 +272,12 @@ void forward(AcModel& model, const Request& request) {
 
 }  // namespace
 }  // namespace ac
+
+extern "C" int32_t ac_model_record_experts(AcModel* model, uint16_t* experts) {
+  if (!model->config.experts) return ac::fail(AC_BAD_ARGUMENT, "the model has no experts to record");
+  model->chosen_experts = experts;
+  return AC_OK;
+}
 
 extern "C" int32_t ac_forward(AcModel* model, int32_t rows, const int32_t* tokens, const int32_t* slots,
                               const int32_t* positions, const int32_t* block_tables, int32_t max_blocks,

@@ -58,6 +58,7 @@ struct AcModel {
   void* reduce_context = nullptr;
   int first_token = 0;
   int64_t bytes_read = 0;
+  uint16_t* chosen_experts = nullptr;  // ac_model_record_experts
 
   explicit AcModel(const AcConfig& given);  // raises std::bad_alloc
   bool embeds_narrow() const { return config.weight_type != AC_WEIGHT_F32; }

@@ -16,6 +16,13 @@ struct Routes {
   int32_t* first;    // [experts of this rank + 1], the first copy of each
 };
 
+// Where the choices of one layer are written: those of row i to `to` + rows[i] * stride. `to` null: nowhere.
+struct RoutesRecord {
+  uint16_t* to;
+  int64_t stride;
+  const int32_t* rows;
+};
+
 // Sort one row's softmax: its k likeliest experts (of equals the first) with their probabilities, which are divided by
 // their sum where `normalises`. The numbers of a row depend on its scores alone. `scores` become probabilities.
 inline void choose_experts(float* scores, int count, int top_k, bool normalises, int32_t* experts, float* weights) {

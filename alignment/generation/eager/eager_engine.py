@@ -17,6 +17,7 @@ from alignment.generation.drawing import Drawer
 from alignment.generation.eager.decoder_weights import sort_weights
 from alignment.generation.eager.forward import DecoderForward
 from alignment.generation.eager.kv_cache import KVCache
+from alignment.generation.eager.recorded_experts import RecordedExperts
 from alignment.generation.eager.relay import Piece, Relay
 from alignment.generation.eager.row_group import RowGroup
 from alignment.generation.eager.stopping import Answers
@@ -121,12 +122,16 @@ class EagerEngine:
         )
         relay.run(itertools.chain.from_iterable(group.read_prompts() for group in groups))
         relay.run(_steps(groups, turns=stages.size))
-        return [completion for group in groups for completion in group.answers.completions()]
+        return [completion for group in groups for completion in group.completions(stages)]
 
     def _group(self, prompts: list[np.ndarray], options: GenerationOptions, uniforms: np.ndarray) -> RowGroup:
         config, lengths = self._model.config, np.array([len(prompt) for prompt in prompts])
         limits = options.answer_limits(lengths)
         longest = int(lengths.max() + limits.max())
+        record = None
+        if options.routed_experts:
+            sizes = {"num_rows": len(prompts), "num_layers": config.num_hidden_layers, "longest": longest}
+            record = RecordedExperts(config.experts, **sizes)
         tables = {"local_rotary": self._local_rotary}
         forward = DecoderForward(config, self._weights, self._rotary, self._placement, **tables)
         return RowGroup(
@@ -143,6 +148,7 @@ class EagerEngine:
                 on_device=device_kernels.on_device(self._weights.any_matrix),
             ),
             answers=Answers(limits, options),
+            record=record,
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,7 +19,8 @@ from alignment.architecture.parts import even_cut
 from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights, NormFactors
 from alignment.generation.eager.experts import run_experts
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
-from alignment.generation.eager.room import prompt_tokens
+from alignment.generation.eager.recorded_experts import NoteLayer, RecordedExperts
+from alignment.generation.eager.room import group_rows, prompt_tokens
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.ops import device_kernels
 from alignment.ops.activations import ACTIVATIONS, gated
@@ -49,6 +51,8 @@ class Tokens(Protocol):
     positions: paddle.Tensor
     """[M] int64"""
     tables: _Turn
+    note: NoteLayer | None
+    """Is told which experts each layer gives the tokens to."""
 
     def mix(self, layer: int, q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
         """Append keys and values to the cache of ``layer`` and return attention's output [M, heads * D]."""
@@ -88,6 +92,7 @@ class DecoderForward:
         self._placement = placement
         chunks = placement.chunks(config.num_hidden_layers)
         self._chunks = _local_numbers(chunks)
+        self._numbers = [number for chunk in chunks for number in chunk]
         self._is_local = [config.is_local(number) for chunk in chunks for number in chunk]
         self._query_scale, self._cap, self._logit_cap = config.query_scale, config.attention_cap, config.logit_cap
         self._first_id = even_cut(config.vocab_size, placement.tensor.size, placement.tensor.index)[0]
@@ -104,7 +109,9 @@ class DecoderForward:
         """Return ranges of rows whose prompts, with ``lengths`` [B], are computed together."""
         return group_rows(lengths, self._prompt_tokens)
 
-    def prompt_tokens(self, prompts: list[np.ndarray], rows: range, cache: KVCache) -> Tokens:
+    def prompt_tokens(
+        self, prompts: list[np.ndarray], rows: range, cache: KVCache, record: RecordedExperts | None = None
+    ) -> Tokens:
         """Return the tokens of ``prompts[rows]``, which fill those rows of ``cache``."""
         lengths = cache.lengths[rows.start : rows.stop]
         positions = np.concatenate([np.arange(length) for length in lengths])
@@ -112,14 +119,15 @@ class DecoderForward:
         tables = self._tables(there, longest=int(lengths.max()))
         found = _PromptTokens(prompts, rows, cache, self.cache_shape, tables, self._cap)
         found.positions = there
+        found.note = record and record.at(np.repeat(np.asarray(rows), lengths), positions)
         return found
 
-    def next_tokens(self, tokens: np.ndarray, cache: KVCache) -> Tokens:
+    def next_tokens(self, tokens: np.ndarray, cache: KVCache, note: NoteLayer | None = None) -> Tokens:
         """Open a step of ``cache`` and return ``tokens`` [B], to be appended to its rows."""
         cache.open_step()
         tables = self._tables(cache.positions, longest=int(cache.lengths.max()) + 1)
         found = _NextTokens(tokens, cache, self.cache_shape, tables, self._cap)
-        found.positions = cache.positions
+        found.positions, found.note = cache.positions, note
         return found
 
     def _tables(self, positions: paddle.Tensor, *, longest: int) -> _Turn:
@@ -144,7 +152,8 @@ class DecoderForward:
             layer = self._weights.layers[number]
             tables = tokens.tables.local if self._is_local[number] else tokens.tables.plain
             mixed = tokens.mix(number, *self._project(layer, hidden, tables))
-            hidden = self._add(layer, hidden, self._gather_sum(layer.output, mixed))
+            note = tokens.note and partial(tokens.note, self._numbers[number])
+            hidden = self._add(layer, hidden, self._gather_sum(layer.output, mixed), note)
         if turn < len(self._chunks) - 1:
             return hidden
         tokens.close()
@@ -189,20 +198,20 @@ class DecoderForward:
         mean = tensor.sum_((wide * wide).sum(axis=-1, keepdim=True) / numbers, "norms of heads")
         return (wide * paddle.rsqrt(mean + self._eps) * widen(norm.weight)).astype(x.dtype)
 
-    def _add(self, layer: LayerWeights, hidden: paddle.Tensor, attended: paddle.Tensor) -> paddle.Tensor:
+    def _add(self, layer: LayerWeights, hidden: paddle.Tensor, attended: paddle.Tensor, note) -> paddle.Tensor:
         """Return hidden [M, H] plus what attention gave and what feed-forward gives."""
         attended = attended if layer.attended_norm is None else layer.attended_norm(attended, self._eps)
         if self._is_parallel:
-            return hidden.add(attended).add_(self._feed(layer, hidden))
+            return hidden.add(attended).add_(self._feed(layer, hidden, note))
         hidden = hidden.add_(attended)
         del attended  # not kept beside the feed-forward layer
-        return hidden.add_(self._feed(layer, hidden))
+        return hidden.add_(self._feed(layer, hidden, note))
 
-    def _feed(self, layer: LayerWeights, hidden: paddle.Tensor) -> paddle.Tensor:
+    def _feed(self, layer: LayerWeights, hidden: paddle.Tensor, note) -> paddle.Tensor:
         norm = layer.input_norm if self._shares_norm else layer.feed_norm
         x = hidden if norm is None else norm(hidden, self._eps)
         if layer.routed is not None:
-            return self._placement.tensor.sum_(run_experts(layer.routed, x, self._experts), "projections")
+            return self._placement.tensor.sum_(run_experts(layer.routed, x, self._experts, note=note), "projections")
         if layer.gate is None:
             inner = ACTIVATIONS[self._activation](layer.up(x))
         elif device_kernels.on_device(x):
@@ -281,17 +290,6 @@ class _NextTokens:
 
     def pick(self, hidden: paddle.Tensor) -> paddle.Tensor:
         return hidden
-
-
-def group_rows(lengths: Sequence[int], limit: int) -> list[range]:
-    """Return consecutive ranges of rows with about ``limit`` tokens and at least one row each."""
-    groups, first, tokens = [], 0, 0
-    for row, length in enumerate(lengths):
-        if row > first and tokens + length > limit:
-            groups.append(range(first, row))
-            first, tokens = row, 0
-        tokens += length
-    return [*groups, range(first, len(lengths))]
 
 
 def _local_numbers(chunks: Sequence[range]) -> list[range]:

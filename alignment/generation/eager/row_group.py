@@ -11,8 +11,11 @@ import paddle
 from alignment.generation.drawing import Drawer
 from alignment.generation.eager.forward import DecoderForward, Tokens
 from alignment.generation.eager.kv_cache import KVCache
+from alignment.generation.eager.recorded_experts import RecordedExperts
 from alignment.generation.eager.relay import Piece
 from alignment.generation.eager.stopping import Answers
+from alignment.parallel.comms.group import Group
+from alignment.records import Completion
 
 _COMPACT_BELOW = 0.75
 """Finished rows are dropped, which copies the cache, if the share of unfinished rows falls below this."""
@@ -29,8 +32,11 @@ class RowGroup:
         cache: KVCache,
         drawer: Drawer,
         answers: Answers,
+        record: RecordedExperts | None = None,
     ) -> None:
+        """``record`` keeps the experts that tokens are given to."""
         self.answers = answers
+        self._record = record
         self._prompts, self._forward, self._cache, self._drawer = prompts, forward, cache, drawer
         self._logits: list[paddle.Tensor | None] = []
         self._tokens: np.ndarray | None = None
@@ -39,12 +45,18 @@ class RowGroup:
         """Yield the pieces of the prefill; the last one to finish draws the first tokens."""
         pieces = self._forward.prompt_groups([len(prompt) for prompt in self._prompts])
         for rows in pieces:
-            tokens = self._forward.prompt_tokens(self._prompts, rows, self._cache)
+            tokens = self._forward.prompt_tokens(self._prompts, rows, self._cache, self._record)
             yield self._piece(tokens, partial(self._finish_prompts, num_pieces=len(pieces)))
 
     def next_step(self) -> Piece:
         """Return the piece that computes one more token."""
-        return self._piece(self._forward.next_tokens(self._tokens, self._cache), self._finish_step)
+        note = self._record and self._record.at(self.answers.rows, self._cache.lengths.copy())
+        return self._piece(self._forward.next_tokens(self._tokens, self._cache, note), self._finish_step)
+
+    def completions(self, stages: Group) -> list[Completion]:
+        """Return all answers in order, the same on all ``stages``."""
+        completions = self.answers.completions()
+        return completions if self._record is None else self._record.complete(completions, self._prompts, stages)
 
     def _piece(self, tokens: Tokens, finish) -> Piece:
         return Piece(len(tokens.ids), partial(self._forward.run, tokens), finish)

@@ -20,7 +20,8 @@ class Answers:
         """[B], True for rows in flight that are unfinished."""
         self._stops = np.array(options.stop_token_ids, np.int64)
         self._limits = limits
-        self._rows = np.arange(num_rows)
+        self.rows = np.arange(num_rows)
+        """[B], the numbers of the rows in flight."""
         self._tokens = np.zeros((num_rows, width), np.int64)
         self._logprobs = np.zeros((num_rows, width), np.float32)
         self._lengths = np.zeros(num_rows, np.int64)
@@ -33,18 +34,18 @@ class Answers:
 
     def add(self, tokens: np.ndarray, logprobs: np.ndarray) -> None:
         """Append ``tokens`` [B] and their log-probs to the open rows, and close rows that end here."""
-        rows = self._rows[self.open]
+        rows = self.rows[self.open]
         self._tokens[rows, self.step] = tokens[self.open]
         self._logprobs[rows, self.step] = logprobs[self.open]
         self.step += 1
         self._lengths[rows] = self.step
         stopped = np.isin(tokens, self._stops)
         self._stopped[rows] = stopped[self.open]
-        self.open &= ~stopped & (self.step < self._limits[self._rows])
+        self.open &= ~stopped & (self.step < self._limits[self.rows])
 
     def keep(self, rows: np.ndarray) -> None:
         """Drop all other rows in flight."""
-        self._rows = self._rows[rows]
+        self.rows = self.rows[rows]
         self.open = self.open[rows]
 
     def completions(self) -> list[Completion]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from alignment.generation.fused.recorded_experts import RecordedExperts
 from alignment.generation.fused.scheduler import Scheduler, Step
 from alignment.generation.fused.sequences import Sequence
 from alignment.generation.fused.slots import Slots
@@ -23,10 +24,11 @@ class RowModel(Protocol):
         """Copy the keys and values of block ``source`` to ``target``."""
         ...
 
-    def forward(self, step: Step, block_tables: np.ndarray) -> np.ndarray:
+    def forward(self, step: Step, block_tables: np.ndarray, *, chosen: np.ndarray | None = None) -> np.ndarray:
         """Compute the rows of ``step`` and return float32 logits [L, V], valid until the next call.
 
-        Token s of a slot is in block ``block_tables[slot, s // block_tokens]``.
+        Token s of a slot is in block ``block_tables[slot, s // block_tokens]``. The experts of each row are written to
+        ``chosen`` [R, layers, k] uint16, as far as they are chosen (None: nowhere; always so without experts).
         """
         ...
 
@@ -44,9 +46,17 @@ class SlotDrawer(Protocol):
 
 
 def run(
-    scheduler: Scheduler, model: RowModel, drawer: SlotDrawer, *, progress: Progress | None = None
+    scheduler: Scheduler,
+    model: RowModel,
+    drawer: SlotDrawer,
+    *,
+    progress: Progress | None = None,
+    record: RecordedExperts | None = None,
 ) -> list[Completion]:
-    """Decode until every sequence of ``scheduler`` has finished, and return the answers in order of arrival."""
+    """Decode until every sequence of ``scheduler`` has finished, and return the answers in order of arrival.
+
+    With ``record`` they say which experts their tokens were given to.
+    """
     nothing = np.empty(0, np.int64), np.empty(0, np.float32)
     while not scheduler.done:
         step = scheduler.plan()
@@ -54,9 +64,20 @@ def run(
             drawer.enter(step.entered)
         for source, target in step.copies:
             model.copy_block(source, target)
-        logits = model.forward(step, scheduler.slots.block_tables)
+        logits = _compute(model, step, scheduler.slots.block_tables, record)
         num_drawn = len(step.drawn_slots)
         num_added = scheduler.add(*(drawer.draw(logits, step, scheduler.slots) if num_drawn else nothing))
         if progress is not None:
             progress(num_added)
-    return scheduler.completions()
+    completions = scheduler.completions()
+    return completions if record is None else record.complete(completions)
+
+
+def _compute(model: RowModel, step: Step, block_tables: np.ndarray, record: RecordedExperts | None) -> np.ndarray:
+    """Return the logits [L, V] of ``step``."""
+    if record is None:
+        return model.forward(step, block_tables)
+    chosen = record.room(step)
+    logits = model.forward(step, block_tables, chosen=chosen)
+    record.add(step, chosen)
+    return logits

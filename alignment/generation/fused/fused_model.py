@@ -80,7 +80,7 @@ class FusedModel:
         """See ``RowModel.copy_block``."""
         self._core.copy_block(source, target)
 
-    def forward(self, step: Step, block_tables: np.ndarray) -> np.ndarray:
+    def forward(self, step: Step, block_tables: np.ndarray, *, chosen: np.ndarray | None = None) -> np.ndarray:
         """See ``RowModel.forward``."""
         logits = self._core.forward(
             step.tokens,
@@ -89,6 +89,7 @@ class FusedModel:
             block_tables=block_tables,
             logit_rows=step.logit_rows,
             threads=self._threads,
+            chosen=chosen,
         )
         if self._group.size == 1 or not len(logits):
             return logits

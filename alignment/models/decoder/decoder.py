@@ -35,6 +35,7 @@ from alignment.models.decoder.layers import (
 )
 from alignment.models.decoder.packed_tokens import PackedTokens, unpack
 from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.replay import ExpertReplay, RecordedRoutes
 from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.rotary import PositionTables
@@ -71,6 +72,8 @@ class Decoder(nn.Layer):
         """The adapter of the model; None: it has none (``models.adapters.attach``)."""
         self.balance: ExpertBalance | None = None
         """What counts and balances the choices of experts in training; None: nothing does."""
+        self.replay: ExpertReplay | None = None
+        """What makes it give tokens to the experts that batches name; None: nothing does."""
         self.is_frozen = False
         """Whether only what is above the decoder is trained."""
         self.chunks = placement.layers(config.num_hidden_layers)
@@ -123,7 +126,7 @@ class Decoder(nn.Layer):
         The last layer computes only these. Otherwise see ``forward``.
         """
         tokens = self._read(batch.input_ids, batch.lengths)
-        plan = self._plan(tokens)
+        plan = self._plan(tokens, batch.routed_experts)
         wanted = WantedTokens.build(tokens.forest, rows, positions)
         routes_all = self.balance is not None and self.balance.reads_all
         if plan.region.rows == plan.region.num_tokens and not routes_all:
@@ -158,7 +161,7 @@ class Decoder(nn.Layer):
         ``hidden`` [m, H] is the output of the previous chunk; None: start from the token embeddings.
         """
         tokens = self._read(batch.input_ids, batch.lengths)
-        plan = self._plan(tokens)
+        plan = self._plan(tokens, batch.routed_experts)
         hidden = self._embed(tokens, plan) if hidden is None else hidden
         return self._run(self.chunks[index], hidden, plan)
 
@@ -222,7 +225,7 @@ class Decoder(nn.Layer):
         forest = self._forest(ids, lengths)
         return PackedTokens(ids, lengths, forest, forest.cells % ids.shape[1])
 
-    def _plan(self, tokens: PackedTokens) -> SequencePlan:
+    def _plan(self, tokens: PackedTokens, recorded: np.ndarray | None = None) -> SequencePlan:
         config, placement, positions = self.config, self.placement, tokens.positions
         limit = config.longest_sequence
         rope_type = (config.rope_scaling or {}).get("rope_type")
@@ -253,7 +256,12 @@ class Decoder(nn.Layer):
             use = self.adapter.use(tokens.ids, tokens.lengths, training=self.training)
         # Decided here, because a layer that is recomputed runs again when other rows pass forward.
         balance = None if self.balance is None or self.balance.is_filler else self.balance
-        return SequencePlan(attention, region, self.recompute_granularity if active else "", use, balance, local)
+        routes = None
+        if self.replay is not None and recorded is not None:
+            routes = RecordedRoutes.of(recorded, tokens.forest.cells, self.replay)
+        return SequencePlan(
+            attention, region, self.recompute_granularity if active else "", use, balance, routes, local
+        )
 
 
 class CausalLM(nn.Layer):

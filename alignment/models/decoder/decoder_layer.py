@@ -15,6 +15,7 @@ from alignment.models.decoder.adapter_use import ADAPTED, AdapterUse
 from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.feed_forward import ExpertFeedForward, FeedForward
 from alignment.models.decoder.layers import AllHeadsNorm, RmsNorm, RoleLayers, build_layer
+from alignment.models.decoder.replay import RecordedRoutes
 from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.precision import scale_by
 from alignment.ops.rotary_attention import RotaryAttention
@@ -32,6 +33,8 @@ class SequencePlan:
     """What the backward pass recomputes: ``full``, ``full_attn``, ``core_attn``, or nothing (empty)."""
     adapter: AdapterUse = ADAPTED
     balance: ExpertBalance | None = None
+    routes: RecordedRoutes | None = None
+    """The experts that tokens are given to; None: those that the routers choose."""
     local_attention: RotaryAttention | None = None
     """Of layers with a window where others have none, or another rotary embedding; None: ``attention``."""
 
@@ -118,21 +121,25 @@ class DecoderLayer(RoleLayers):
             attended = recompute(self._attend, hidden, plan, wanted, preserve_rng_state=False)
         else:
             attended = self._attend(hidden, plan, wanted)
-        use = plan.adapter
+        use, routes = plan.adapter, plan.routes
         if wanted is not None:
             hidden, use = paddle.gather(hidden, wanted.rows), use.at(wanted.rows)
+            routes = routes and routes.at(wanted.rows)
         if self._is_parallel:
-            return hidden + attended + self._feed(hidden, plan, use)
+            return hidden + attended + self._feed(hidden, plan, use, routes)
         hidden = hidden + attended
-        return hidden + self._feed(hidden, plan, use)
+        return hidden + self._feed(hidden, plan, use, routes)
 
     def _attend(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None) -> paddle.Tensor:
         attended = self["attention"](_norm(self.get("input_norm"), hidden), plan, wanted)
         return _norm(self.get("attended_norm"), attended)
 
-    def _feed(self, hidden: paddle.Tensor, plan: SequencePlan, use: AdapterUse) -> paddle.Tensor:
+    def _feed(
+        self, hidden: paddle.Tensor, plan: SequencePlan, use: AdapterUse, routes: RecordedRoutes | None
+    ) -> paddle.Tensor:
         norm = self["input_norm"] if self._shares_norm else self.get("feed_norm")
-        return _norm(self.get("fed_norm"), self["feed_forward"](_norm(norm, hidden), plan.region, use, plan.balance))
+        fed = self["feed_forward"](_norm(norm, hidden), plan.region, use, plan.balance, routes)
+        return _norm(self.get("fed_norm"), fed)
 
 
 def _norm(norm: nn.Layer | None, hidden: paddle.Tensor) -> paddle.Tensor:

@@ -13,6 +13,7 @@ from alignment.architecture.family import EACH, Weight
 from alignment.models.decoder.adapter_use import AdapterUse
 from alignment.models.decoder.balancing import ExpertBalance
 from alignment.models.decoder.layers import NumberedLayers, RoleLayers, build_layer
+from alignment.models.decoder.replay import RecordedRoutes
 from alignment.ops.activations import ACTIVATIONS, gated
 from alignment.ops.expert_routing import Dispatch, choose_experts, expert_weights, routing_probabilities
 from alignment.parallel.tensor.regions import TensorRegion
@@ -28,9 +29,14 @@ class FeedForward(RoleLayers):
         self._activation = activation
 
     def forward(
-        self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse, balance: ExpertBalance | None = None
+        self,
+        x: paddle.Tensor,
+        region: TensorRegion,
+        use: AdapterUse,
+        balance: ExpertBalance | None = None,
+        routes: RecordedRoutes | None = None,
     ) -> paddle.Tensor:
-        """Return [rows, H] for x [rows, H]; there is nothing to balance."""
+        """Return [rows, H] for x [rows, H]; there is nothing to balance or to choose."""
         x = region.enter(x)
         return self["down"](self._inner(x, use), region, use)
 
@@ -93,9 +99,14 @@ class ExpertFeedForward(RoleLayers):
         return FeedForward(layers)
 
     def forward(
-        self, x: paddle.Tensor, region: TensorRegion, use: AdapterUse, balance: ExpertBalance | None = None
+        self,
+        x: paddle.Tensor,
+        region: TensorRegion,
+        use: AdapterUse,
+        balance: ExpertBalance | None = None,
+        routes: RecordedRoutes | None = None,
     ) -> paddle.Tensor:
-        """Return [rows, H] for x [rows, H]."""
+        """Return [rows, H] for x [rows, H]; with ``routes`` of the M tokens these are replayed."""
         probabilities = routing_probabilities(self["router"](x))
         if balance is not None:
             probabilities = balance.slope(probabilities, region)
@@ -103,6 +114,7 @@ class ExpertFeedForward(RoleLayers):
         switch = region.enter(F.sigmoid(self["switch"](x))) if self._experts.shared_inner else None
         x = region.enter(x)
         chosen = choose_experts(probabilities, self._experts.top_k)
+        chosen = chosen if routes is None else routes.choose(self._number, chosen)
         weights = expert_weights(probabilities, chosen, normalises=self._experts.normalises)
         numbers = chosen.numpy()
         if balance is not None:

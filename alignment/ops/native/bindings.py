@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from typing import Any
 
 from alignment.errors import NotFiniteError
@@ -71,6 +83,7 @@ FUNCTIONS = {
     "ac_model_set_layers": (c_int32, [_MODEL, _INTS, _INTS]),
     "ac_model_set_reduce": (c_int32, [_MODEL, Reduce, c_void_p]),
     "ac_model_set_vocab_range": (c_int32, [_MODEL, c_int32]),
+    "ac_model_record_experts": (c_int32, [_MODEL, POINTER(c_uint16)]),
     "ac_forward": (
         c_int32,
         [_MODEL, c_int32, _INTS, _INTS, _INTS, _INTS, c_int32, c_int32, _INTS, _FLOATS, c_int32],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import c_float, c_int32
+from ctypes import POINTER, c_float, c_int32, c_uint16
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from alignment.ops.native.bindings import DATA_TYPES, WEIGHT_TYPES, AcConfig, Reduce, check
 
 DataType = Literal["float32", "bfloat16"]
+_SHORTS = POINTER(c_uint16)
 ReduceInPlace = Callable[[np.ndarray], None]
 
 
@@ -99,8 +100,22 @@ class CoreModel:
         block_tables: np.ndarray,
         logit_rows: np.ndarray,
         threads: int,
+        chosen: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return float32 logits [len(logit_rows), V] of rows; all arrays are int32, block_tables [slots, blocks]."""
+        """Return float32 logits [len(logit_rows), V] of rows; all arrays are int32, block_tables [slots, blocks].
+
+        The experts that each row is given to are written to ``chosen`` [rows, layers, k] uint16 (None: nowhere), except
+        in layers without experts and, in the last layer, for rows without logits.
+        """
+        if chosen is not None:
+            assert chosen.dtype == np.uint16 and chosen.flags.c_contiguous and len(chosen) == len(tokens)
+            self._check(self._handle.ac_model_record_experts(self._alive(), chosen.ctypes.data_as(_SHORTS)))
+            try:
+                return self.forward(
+                    tokens, slots, positions, block_tables=block_tables, logit_rows=logit_rows, threads=threads
+                )
+            finally:
+                self._check(self._handle.ac_model_record_experts(self._alive(), None))
         assert len(tokens) == len(slots) == len(positions) and block_tables.ndim == 2
         rows = [_as_ints(array) for array in (tokens, slots, positions, block_tables)]
         wanted = _as_ints(logit_rows)

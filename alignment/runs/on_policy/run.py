@@ -40,6 +40,7 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm, build_entropy, c
 from alignment.runs.on_policy.engines import build_ahead, build_engine, describe_restrictions, generation_options
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
+from alignment.runs.on_policy.replay import start_replay
 from alignment.runs.on_policy.rewards import (
     against_start,
     build_cost_normalizer,
@@ -78,6 +79,7 @@ class OnPolicyRun:
             updates_at_once=plan.updates_per_rollout,
         )
         self._learners = self._build_learners()
+        self._replay = start_replay(launch, roles.policy)
         self._values_from_update = takes_values_from_update(launch, plan)
         beta = launch.parsed.on_policy.ema_beta
         self._average = WeightAverage(self._learners["policy"], beta=beta) if launch.parsed.on_policy.use_ema else None
@@ -99,6 +101,7 @@ class OnPolicyRun:
             generation_options(launch.parsed, roles, sample=True),
             num_return_sequences=plan.samples_per_prompt,
             seed=launch.parsed.training.seed,
+            records_experts=self._replay is not None,
         )
         self._kl = KLController(
             coefficient=self._hyperparameters.kl_coeff,
@@ -232,6 +235,7 @@ class OnPolicyRun:
             terms=build_terms(self._launch, self._roles.tokenizer),
             check=build_logprob_check(self._launch, self._plan) if training else None,
             with_entropy=training,
+            replay=self._replay if training else None,
             ranks=self._launch.roles,
         )
 

@@ -30,6 +30,12 @@ def build_logprob_check(launch: Launch, plan: RowPlan) -> LogprobCheck | None:
     return LogprobCheck(num_rows=count, limit=parsed.engine.logprob_gap_limit)
 
 
+def computes_in_float32(launch: Launch) -> bool:
+    """Tell whether trainer and engine do, so that they differ by rounding only."""
+    engine = launch.parsed.engine
+    return {launch.dtype, engine.rollout_weight_type or "float32", engine.rollout_kv_type or "float32"} == {"float32"}
+
+
 def takes_values_from_update(launch: Launch, plan: RowPlan) -> bool:
     """Tell whether the critic's values are those of the pass in which it learns, and log it.
 
@@ -48,9 +54,7 @@ def takes_values_from_update(launch: Launch, plan: RowPlan) -> bool:
 
 def _needs_trainers_logprobs(launch: Launch) -> bool:
     """Tell whether the engine's log-probs are not the trainer's within rounding, or not enough."""
-    engine = launch.parsed.engine
-    types = {launch.dtype, engine.rollout_weight_type or "float32", engine.rollout_kv_type or "float32"}
-    return types != {"float32"} or needs_trainers_logprobs(launch.parsed.as_dict()) is not None
+    return not computes_in_float32(launch) or needs_trainers_logprobs(launch.parsed.as_dict()) is not None
 
 
 def _obstacle_to_one_pass(launch: Launch, plan: RowPlan) -> str | None:

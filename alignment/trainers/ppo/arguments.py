@@ -90,6 +90,11 @@ class OnPolicyArguments:
     0: sample each rollout with the present weights.
     """
 
+    use_rollout_routing_replay: Literal["auto"] | bool = "auto"
+    """Score and train a policy with experts with those that the rollout gave each token to; the weights of these are
+    its own router's. auto: unless trainer and engine compute in float32, where they choose the same but for near ties.
+    Reference and critics choose by themselves.
+    """
     on_reward_hacking: Literal["warn", "lower_lr", "raise_kl", "stop_at_best"] = "warn"
     """What to do when the reward rises for the wrong reasons (docs/how-to/reward_hacking.md), each time another kind of
     sign is seen. warn: log it with answers to read; lower_lr: also halve the policy's learning rates; raise_kl: double
