@@ -48,7 +48,7 @@ PROCESSES = {
     "alignment": Process("rollout_ours.py", ("paddle",), families=FAMILIES),
     "torch": Process("rollout_torch.py", ("torch", "transformers"), ("torch", "transformers", "numpy"), FAMILIES),
     "ctranslate2": Process("rollout_ctranslate2.py", ("ctranslate2",), ("ctranslate2", "numpy")),
-    "llama": Process("rollout_llama.py", ("llama_cpp", "gguf"), ("llama_cpp_python", "gguf", "numpy")),
+    "llama": Process("rollout_llama.py", ("llama_cpp", "gguf"), ("llama_cpp_python", "gguf", "numpy"), FAMILIES),
     "paddlenlp": Process(
         "rollout_paddlenlp.py",
         ("paddle", "paddlenlp"),

@@ -22,29 +22,24 @@ from tests.emulated import emulated_kernels
 
 CUDA = "cuda"
 """A family of this test: few layers and wide heads, on the emulated CUDA kernels."""
-MIXTURES = {
-    "shared expert": {
-        "model_type": "qwen2_moe",
-        "num_experts": 5,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 24,
-        "shared_expert_intermediate_size": 20,
-        "mlp_only_layers": [1],
-    }
-}
-"""Families of this test: each process has some columns of every expert, or under expert parallelism whole ones."""
+MIXTURES = ("shared expert",)
+"""Families in which each process has some columns of every expert, or under expert parallelism whole ones."""
 _CUDA_SHAPE = {"model_type": "llama", "num_hidden_layers": 2, "head_dim": 32}
 
 
 def config_of(family: str) -> DecoderConfig:
     """Return a shape whose shares the kernels can compute (they need even widths)."""
-    own = _CUDA_SHAPE if family == CUDA else {**FAMILIES, **MIXTURES}[family]
+    own = _CUDA_SHAPE if family == CUDA else FAMILIES[family]
     return DecoderConfig.from_dict({**SHAPE, "intermediate_size": 56, **own})
 
 
 def options_of(family: str) -> dict[str, GenerationOptions]:
     """Return the kinds of options to try; the emulated device is slow, most of all at finding the likeliest tokens."""
-    return {"penalty": OPTIONS["penalty"], "sampled": OPTIONS["sampled"]} if family == CUDA else OPTIONS
+    return (
+        {"penalty": OPTIONS["penalty"], "sampled": OPTIONS["sampled"]}
+        if family == CUDA
+        else ranks_generation.options_of(family)
+    )
 
 
 def generate_whole(family: str) -> dict[str, list[tuple]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,6 +34,14 @@ FAMILIES = {
     "window": dict(model_type="mistral", sliding_window=5),
     "qwen2": dict(model_type="qwen2", tie_word_embeddings=True),
     "qwen3": dict(model_type="qwen3", head_dim=12),
+    "shared expert": dict(
+        model_type="qwen2_moe",
+        num_experts=5,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=20,
+        mlp_only_layers=[1],
+    ),
 }
 OPTIONS = {
     "greedy": GenerationOptions(max_new_tokens=12, do_sample=False, stop_token_ids=(3, 11), temperature=0.8),
@@ -44,6 +53,12 @@ OPTIONS = {
 }
 PROMPTS = [[5, 6, 7], [1], [9, 8, 7, 6, 5, 4, 3], [2, 2], [30, 31, 32, 33, 40], [12], [13, 14]]
 IDS = [10, 11, 12, 13, 14, 15, 16]
+
+
+def options_of(family: str) -> dict[str, GenerationOptions]:
+    """Return the kinds of options; a family with experts says which ones it chose."""
+    records = config_of(family).experts is not None
+    return {kind: replace(options, routed_experts=records) for kind, options in OPTIONS.items()}
 
 
 def config_of(family: str) -> DecoderConfig:
@@ -68,14 +83,14 @@ def build_engine(config: DecoderConfig, placement: EnginePlacement = WHOLE_MODEL
 
 
 def plain(completions) -> list[tuple]:
-    return [(c.token_ids.tolist(), c.logprobs.tolist(), c.finish_reason) for c in completions]
+    return [(c.token_ids.tolist(), c.logprobs.tolist(), c.finish_reason, c.routed_experts) for c in completions]
 
 
 def generate_whole(family: str, kind: str, **how) -> list[tuple]:
     config = config_of(family)
     engine = build_engine(config, **how)
     engine.load_weights(((n, paddle.to_tensor(w)) for n, w in whole_weights(config).items()), 0)
-    return plain(engine.generate(PROMPTS, OPTIONS[kind], seed=1, sequence_ids=IDS))
+    return plain(engine.generate(PROMPTS, options_of(family)[kind], seed=1, sequence_ids=IDS))
 
 
 def load(topology, family: str, *, damaged: int | None = None, **how) -> EagerEngine:
@@ -97,11 +112,12 @@ def generate(layout: Layout, families: list[str], max_batch_rows: int | None = N
     found = {}
     for family in families:
         engine = load(topology, family, max_batch_rows=max_batch_rows)
-        for kind, options in OPTIONS.items():
+        for kind, options in options_of(family).items():
             team = TeamEngine(engine, topology.batch, config=config_of(family))
             found[family, kind] = plain(team.generate(PROMPTS, options, seed=1, sequence_ids=IDS))
         assert team.generate([], options, seed=1, sequence_ids=[]) == []
-        found[family, "few"] = plain(team.generate(PROMPTS[:1], OPTIONS["sampled"], seed=1, sequence_ids=IDS[:1]))
+        options = options_of(family)["sampled"]
+        found[family, "few"] = plain(team.generate(PROMPTS[:1], options, seed=1, sequence_ids=IDS[:1]))
     return found
 
 

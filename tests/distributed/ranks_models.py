@@ -17,6 +17,7 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, token_values
 from alignment.models.decoder.placement import WHOLE, Placement
+from alignment.models.decoder.replay import ExpertReplay
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.decoder.split_vocabulary import VocabularyShare, split_argmax
 from alignment.models.folders import hub
@@ -24,7 +25,7 @@ from alignment.ops import pieces
 from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import initialise
 from alignment.parallel.tensor.regions import sum_over_copies
-from alignment.records import TokenBatch
+from alignment.records import NO_EXPERT, TokenBatch
 
 SHAPE = {
     "vocab_size": 43,
@@ -37,11 +38,19 @@ SHAPE = {
 }
 
 
-def make_batch() -> TokenBatch:
-    """Return three rows of 9, 2 and 6 tokens: 17 in all, which no number of ranks divides."""
+def make_batch(case: dict | None = None) -> TokenBatch:
+    """Return three rows of 9, 2 and 6 tokens: 17 in all, which no number of ranks divides.
+
+    Where ``case`` replays experts, two of five are drawn for each token and layer, but for some without a record.
+    """
     random = np.random.default_rng(0)
     rows = [random.integers(0, SHAPE["vocab_size"], length) for length in (9, 2, 6)]
-    return TokenBatch.build(rows, [np.arange(3, 9), np.array([1]), np.arange(2, 6)])
+    batch = TokenBatch.build(rows, [np.arange(3, 9), np.array([1]), np.arange(2, 6)])
+    if not (case or {}).get("replays"):
+        return batch
+    experts = random.permuted(np.tile(np.arange(5, dtype=np.uint8), (3, 9, 2, 1)), axis=3)[..., :2]
+    experts[:, 4] = NO_EXPERT["uint8"]
+    return replace(batch, routed_experts=experts)
 
 
 def build(case: dict, placement: Placement = WHOLE) -> CausalLM | ScoreModel:
@@ -57,6 +66,8 @@ def build(case: dict, placement: Placement = WHOLE) -> CausalLM | ScoreModel:
     if model.config.experts is not None:
         model.model.balance = ExpertBalance(model.config.experts, model.config.num_hidden_layers)
         model.model.balance.slopes = np.linspace(0.5, -0.5, model.config.experts.count)
+    if case.get("replays"):
+        model.model.replay = ExpertReplay()
     if "recompute" in case:
         model.model.recompute, model.model.recompute_granularity = True, case["recompute"]
     return model
@@ -87,7 +98,7 @@ def run_all(layout: Layout, cases: list[dict], folders: dict[str, str]) -> dict:
 def run_case(case: dict, placement: Placement) -> dict:
     """Return what this rank computed, and its gradients with the parts they belong to."""
     model = build(case, replace(placement, expert_degree=case.get("expert_degree", 1)))
-    outputs = backward(model, make_batch())
+    outputs = backward(model, make_batch(case))
     gradients = {name: (model.parts[name], _finish(model, name, p)) for name, p in model.named_parameters()}
     return {"outputs": outputs, "gradients": gradients}
 

@@ -15,7 +15,7 @@ STAGE3 = {"sharding": "stage3", "sharding_parallel_degree": 2}
 EXPERTS = {"tensor_parallel_degree": 2, "expert_parallel_degree": 2}
 FAMILIES = {
     "gemma": ({"model_type": "gemma", "num_key_value_heads": 1}, {}, STAGE3),
-    "mixtral": (MIXTRAL, {"aux_loss_coef": 0.05, "adam_epsilon": 1e-4}, EXPERTS),
+    "mixtral": (MIXTRAL, {"aux_loss_coef": 0.05, "adam_epsilon": 1e-4, "use_rollout_routing_replay": True}, EXPERTS),
 }
 """Shape, keys and layout. See ``test_mixtures.py`` for the large epsilon."""
 

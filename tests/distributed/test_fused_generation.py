@@ -9,6 +9,7 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.ops.native.library import find_core
+from alignment.records import NO_EXPERT
 from tests.distributed import ranks_fused
 from tests.distributed.ranks_fused import CUDA, MIXTURES
 from tests.distributed.ranks_generation import FAMILIES
@@ -25,7 +26,7 @@ def kernels():
 
 
 TWO, FOUR, EXPERTS = Layout(tensor=2), Layout(tensor=4), Layout(tensor=2, expert=2)
-FAMILIES_OF = {"2": (*FAMILIES, *MIXTURES), "experts": tuple(MIXTURES), "cuda": (CUDA,), "4": ("one kv head",)}
+FAMILIES_OF = {"2": tuple(FAMILIES), "experts": MIXTURES, "cuda": (CUDA,), "4": ("one kv head",)}
 
 
 @cache
@@ -58,6 +59,14 @@ def test_every_rank_gets_the_tokens_of_one_process(layout, name):
                 assert [(f[0], f[2]) for f in found] == [(w[0], w[2]) for w in wanted], (family, kind)
                 for one, other in zip(found, wanted, strict=True):
                     np.testing.assert_allclose(one[1], other[1], atol=1e-5)
+                    check_experts(one[3], other[3], records=family in MIXTURES)
+
+
+def check_experts(found, wanted, *, records):
+    assert (found is not None) == (wanted is not None) == records
+    if records:  # of the last layer's prompt tokens the kernels compute only those that predict
+        known = found != NO_EXPERT[found.dtype.name]
+        assert np.array_equal(found[known], wanted[known]) and known[:-1, [0, 2, 3]].all() and not known[:, 1].any()
 
 
 def test_whole_numbers_as_weights_give_every_rank_the_tokens_of_the_cpu_kernels():

@@ -19,7 +19,7 @@ LAYOUTS = {
     "TP2": (Layout(tensor=2), EVERYTHING),
     "PP2": (Layout(pipeline=2), EVERYTHING),
     "DP2": (Layout(data=2), ("llama",)),
-    "PP2 interleaved": (Layout(pipeline=2, virtual_stages=2), ("qwen2", "qwen3")),
+    "PP2 interleaved": (Layout(pipeline=2, virtual_stages=2), ("qwen2", "qwen3", "shared expert")),
     "TP4": (Layout(tensor=4), ("one kv head",)),
     "PP4": (Layout(pipeline=4), ("qwen2", "window")),
     "TP2xPP2": (Layout(tensor=2, pipeline=2), ("one kv head", "qwen2", "qwen3")),
@@ -55,6 +55,8 @@ def check(found: list[tuple], wanted: list[tuple]) -> None:
     assert [f[2] for f in found] == [w[2] for w in wanted]
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one[1], other[1], atol=1e-5)
+        assert (one[3] is None) == (other[3] is None)
+        assert other[3] is None or np.array_equal(one[3], other[3]), "every layer's experts, whichever stage has it"
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -100,7 +102,7 @@ def test_only_the_first_process_asks_the_reward_function():
 
 
 def test_the_cases_differ():
-    answers = {str([tokens for tokens, _, _ in one_process(f, k)]) for f in FAMILIES for k in OPTIONS}
+    answers = {str([tokens for tokens, *_ in one_process(f, k)]) for f in FAMILIES for k in OPTIONS}
     assert len(answers) == len(FAMILIES) * len(OPTIONS)
-    reasons = {reason for _, _, reason in one_process("llama", "sampled")}
+    reasons = {reason for _, _, reason, _ in one_process("llama", "sampled")}
     assert reasons == {"stop", "length"}

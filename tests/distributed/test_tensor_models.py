@@ -33,8 +33,8 @@ CASES = {
     "qwen3": {"config": QWEN3},
     "mixtral": {"config": {"model_type": "mixtral", **EXPERTS}},
     "qwen2-moe with a dense layer": {"config": {"model_type": "qwen2_moe", **EXPERTS}},
-    "qwen3-moe, recomputed": {"config": {"model_type": "qwen3_moe", **EXPERTS}, "recompute": "full"},
-    "qwen2-moe, other experts": {"config": {"model_type": "qwen2_moe", **EXPERTS}, "expert_degree": 2},
+    "qwen3-moe, recomputed": {"config": {"model_type": "qwen3_moe", **EXPERTS}, "recompute": "full", "replays": True},
+    "qwen2-moe, other experts": {"config": {"model_type": "qwen2_moe", **EXPERTS}, "expert_degree": 2, "replays": True},
     "gemma": {"config": {"model_type": "gemma", "head_dim": 12, "num_key_value_heads": 1}},
     "gpt2": {"config": {"model_type": "gpt2", "intermediate_size": 50}},
     "opt": {"config": {"model_type": "opt"}},
@@ -85,7 +85,7 @@ def references():
     results = {}
     for name, case in CASES.items():
         model = ranks.build(case)
-        outputs = ranks.backward(model, ranks.make_batch())
+        outputs = ranks.backward(model, ranks.make_batch(case))
         results[name] = outputs, {key: p.grad.numpy() for key, p in model.named_parameters()}
     return results
 

@@ -162,6 +162,14 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
         ),
         "tis_imp_ratio_cap": PeerKey(_VERL, ("importance_weight_cap",)),
         "max_head_offpolicyness": PeerKey("AReaL", ("rollout_ahead",), "give rollout_ahead=1, at most one rollout"),
+        "router_replay": PeerKey(
+            "verl and NeMo RL", ("use_rollout_routing_replay",), "give use_rollout_routing_replay=true (R3) or false"
+        ),
+        "use_routing_replay": PeerKey(
+            "miles",
+            ("use_rollout_routing_replay",),
+            "give use_rollout_routing_replay=true, which replays the choices of the rollout (R3)",
+        ),
         "entropy_coef": PeerKey("SheepRLHF and others", ("entropy_coeff",)),
         "ptx_coef": PeerKey(_OPENRLHF, ("ptx_coeff",)),
         "normalize_rewards": PeerKey("SheepRLHF", ("normalize_reward",)),

@@ -18,7 +18,8 @@ _OF_KERNELS = np.dtype(np.uint16)
 class RecordedExperts:
     """Collects the choices of all passes by sequence and position; those of a shared prompt stand once.
 
-    A token that is computed again (after a preemption, or in the place of a wrong draft) overwrites what was there.
+    A token that is computed again (after a preemption, or in the place of a wrong draft) overwrites what was there, but
+    for a last layer that is not computed then: those of an answer's tokens were, when each was the newest.
     """
 
     def __init__(self, sequences: Several[Sequence], experts: Experts, *, num_layers: int, num_slots: int) -> None:
@@ -29,7 +30,8 @@ class RecordedExperts:
         self._homes = np.array([homes.setdefault(s.prefix, row) for row, s in enumerate(sequences)])
         longest = max(len(sequence.prompt) + sequence.limit for sequence in sequences)
         self._shape = (num_layers, experts.top_k)
-        self._found = np.empty((len(sequences), longest, *self._shape), experts.number_type)
+        self._nothing = NO_EXPERT[experts.number_type]
+        self._found = np.full((len(sequences), longest, *self._shape), self._nothing, experts.number_type)
         self._row_of = np.zeros(num_slots, np.int64)
         self._prefix_of = np.zeros(num_slots, np.int64)
 
@@ -44,7 +46,9 @@ class RecordedExperts:
         """Keep the choices [R, layers, k] of a pass; narrowing them maps one ``NO_EXPERT`` to the other."""
         rows = self._row_of[step.slots]
         is_shared = step.positions < self._prefix_of[step.slots]
-        self._found[np.where(is_shared, self._homes[rows], rows), step.positions] = chosen
+        places = np.where(is_shared, self._homes[rows], rows), step.positions
+        chosen = chosen.astype(self._found.dtype)
+        self._found[places] = np.where(chosen == self._nothing, self._found[places], chosen)
 
     def complete(self, completions: Several[Completion]) -> list[Completion]:
         """Return ``completions`` with their choices; the last token of an answer was not computed and has none."""
@@ -57,5 +61,5 @@ class RecordedExperts:
     def _of(self, row: int, sequence: Sequence, home: int, num_answered: int) -> np.ndarray:
         end, shared = len(sequence.prompt) + num_answered, sequence.prefix.num_tokens
         found = np.concatenate([self._found[home, :shared], self._found[row, shared:end]])
-        found[-1] = NO_EXPERT[found.dtype.name]
+        found[-1] = self._nothing
         return found

@@ -131,6 +131,9 @@ class Run:
         return {**dict(enumerate(arguments)), **keywords}
 
 
+MIXTURE = {"model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 3, "sliding_window": None}
+
+
 def make_models(folder: Path) -> None:
     """Write a tiny policy and reward model, and the config.json they have, into ``folder``."""
     (folder / "config").mkdir(parents=True)
@@ -145,6 +148,10 @@ def make_models(folder: Path) -> None:
     costs = random_score_model(config, scaled, seed=2, tokenizer=tokenizer)
     costs.normalizer.update(np.array([1.0, 3.0]))
     save_model(folder / "scaled cost", costs, tokenizer)
+    mixture = folder / "shape of a mixture" / "config.json"
+    mixture.parent.mkdir()
+    mixture.write_text(json.dumps({**TINY, **MIXTURE}))
+    save_model(folder / "mixture", random_causal_lm(mixture, seed=1, tokenizer=tokenizer), tokenizer)
     write_adapter(folder / "adapter", load_causal_lm(folder / "policy"), rank=5)
     several = ScoreOptions(labels=("one", "two"))
     save_model(folder / "two scores", random_score_model(config, several, seed=2, tokenizer=tokenizer), tokenizer)

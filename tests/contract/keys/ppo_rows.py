@@ -47,6 +47,13 @@ def _engine(run: Run) -> Any:
     return engine.inner if isinstance(engine, MergingEngine) else engine
 
 
+def _replays(run: Run) -> tuple[bool, bool, bool]:
+    """Whether rollouts record experts, and whether those are compared, and replayed by the policy."""
+    loop = run.loop
+    replay = loop.judge.replay
+    return loop.collector.options.routed_experts, replay is not None, loop.judge.policy.model.model.replay is replay
+
+
 def _scorer(run: Run) -> Any:
     return run.loop.judge.scorer
 
@@ -117,6 +124,10 @@ ROLLOUT = (
         alone=True,
     ),
     _row("on_logprob_gap", "correct", lambda r: r.loop.gate.action),
+    _row(
+        "use_rollout_routing_replay", True, _replays, (True, True, True),
+        with_={"actor_model_name_or_path": "{mixture}"},
+    ),
     _row("on_reward_hacking", "stop_at_best", lambda r: r.session.alarm.stops, True, with_=EVALUATED, alone=True),
     _row("rollout_ahead", 1, lambda r: (r.loop.ahead.is_on, r.loop.gate.weighs_all), (True, True)),
     _row("importance_weight_cap", 1.5, lambda r: r.loop.gate.weight_cap, with_={"on_logprob_gap": "correct"}),
