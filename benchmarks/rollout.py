@@ -133,6 +133,8 @@ def take_turn(task: Task, record: Record, tokens: list, *, ask: Any) -> None:
         return
     if task.prefill:
         record.prefill.append(answers[0]["seconds"])
+        if answers[0]["read"] is not None:
+            record.read.append(answers[1]["read"] - answers[0]["read"])
     record.total.append(answers[-1]["seconds"])
     tokens.append(answers[-1]["tokens"])
 

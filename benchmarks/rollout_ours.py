@@ -47,6 +47,11 @@ class FusedSide:
         self._engine = FusedEngine(model, settings)
         self._engine.load_weights(None, 0)
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of matrices read by all passes so far, of the experts only those that were chosen."""
+        return self._engine._packed.bytes_read
+
     def __call__(self, prompts: np.ndarray, limits: Sequence[int]) -> list[np.ndarray]:
         options = GenerationOptions(max_new_tokens=max(limits), do_sample=False)
         sequences = make_sequences(list(prompts), list(limits), sequence_ids=range(len(prompts)))

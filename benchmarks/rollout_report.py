@@ -27,6 +27,8 @@ class Record:
     """Prompts and answers."""
     prefill: list[Sequence[float]] = field(default_factory=list)
     """Prompts and the first token of each answer; empty where that was not measured."""
+    read: list[int] = field(default_factory=list)
+    """Bytes of matrices that all decode steps read; empty where they are not counted."""
     same_tokens: float | None = None
     """Share of tokens equal to those of the side that is compared with."""
     same_first: float | None = None
@@ -75,6 +77,12 @@ class Workload(NamedTuple):
         for place, clock in enumerate(CLOCKS):
             lines += [*self._table(place, clock), ""]
         lines.append(f"Tokens are compared with {self.compared_with}; load average before: {self.load:.2f}.")
+        lines += [
+            f"{record.side} reads {median(record.read) / (self.new_tokens - 1) / 1e6:.1f} MB of matrices a decode step, "
+            "each once, of experts those that were chosen."
+            for record in self.records
+            if record.read
+        ]
         lines += [f"Absent: {side}: {reason}" for side, reason in self.absent.items()]
         return lines if self.agrees else [*lines, "SIDES THAT COMPUTE IN float32 DO NOT AGREE"]
 

@@ -69,6 +69,7 @@ def serve(versions: dict[str, str], prepare: Callable[[Job], Callable[[str], Gen
 def _answer(built: dict[str, Generate], job: Job, command: dict[str, Any]) -> dict[str, Any]:
     generate, limits = built[command["variant"]], command["limits"]
     prompts = np.random.default_rng(command["seed"]).integers(3, command["vocab"], command["shape"])
+    read = getattr(generate, "bytes_read", None)
     wall, cpu = time.perf_counter(), time.process_time()
     if getattr(generate, "refills", False):
         rows = generate(prompts, limits)
@@ -78,7 +79,7 @@ def _answer(built: dict[str, Generate], job: Job, command: dict[str, Any]) -> di
     seconds = [time.perf_counter() - wall, time.process_time() - cpu]
     tokens = [[int(token) for token in row[:limit]] for row, limit in zip(rows, limits, strict=True)]
     assert [len(row) for row in tokens] == limits, "an answer is shorter than asked"
-    return {"seconds": seconds, "tokens": tokens}
+    return {"seconds": seconds, "tokens": tokens, "read": read if read is None else generate.bytes_read - read}
 
 
 def _say(answers: Any, content: dict[str, Any]) -> None:
