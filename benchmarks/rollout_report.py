@@ -78,8 +78,8 @@ class Workload(NamedTuple):
             lines += [*self._table(place, clock), ""]
         lines.append(f"Tokens are compared with {self.compared_with}; load average before: {self.load:.2f}.")
         lines += [
-            f"{record.side} reads {median(record.read) / (self.new_tokens - 1) / 1e6:.1f} MB of matrices a decode step, "
-            "each once, of experts those that were chosen."
+            f"{record.side} reads {median(record.read) / (self.new_tokens - 1) / 1e6:.1f} MB of matrices a decode "
+            "step, each once, of experts those that were chosen."
             for record in self.records
             if record.read
         ]
