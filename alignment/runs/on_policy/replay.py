@@ -11,22 +11,22 @@ from alignment.runs.on_policy.savings import computes_in_float32
 from alignment.telemetry import log
 
 
-def start_replay(launch: Launch, policy: CausalLM) -> ExpertReplay | None:
-    """Make ``policy`` replay the choices of its rollouts if the run is to; None: it is not. Log which."""
+def start_replay(launch: Launch, policy: CausalLM) -> bool:
+    """Make ``policy`` replay the choices of its rollouts if the run is to; return whether it does, and log it."""
     asked, experts = launch.parsed.on_policy.use_rollout_routing_replay, policy.config.experts
     if experts is None:
         if asked is True:
             log.warn("use_rollout_routing_replay=true has no effect: the policy has no experts")
-        return None
+        return False
     if asked is False or (asked == "auto" and computes_in_float32(launch)):
-        return None
+        return False
     topology = launch.ranks_of("policy").topology
     policy.model.replay = ExpertReplay(ALONE if topology is None else topology.world)
     log.info(
         "the policy learns with the experts that rollouts chose, which takes "
         f"{_bytes_per_token(experts, policy.config.num_hidden_layers)} bytes a token (use_rollout_routing_replay)"
     )
-    return policy.model.replay
+    return True
 
 
 def _bytes_per_token(experts: Experts, num_layers: int) -> int:

@@ -79,7 +79,6 @@ class OnPolicyRun:
             updates_at_once=plan.updates_per_rollout,
         )
         self._learners = self._build_learners()
-        self._replay = start_replay(launch, roles.policy)
         self._values_from_update = takes_values_from_update(launch, plan)
         beta = launch.parsed.on_policy.ema_beta
         self._average = WeightAverage(self._learners["policy"], beta=beta) if launch.parsed.on_policy.use_ema else None
@@ -93,15 +92,14 @@ class OnPolicyRun:
         self._cost = build_cost_scorer(launch, roles)
         self._normalize_cost = build_cost_normalizer(launch, roles)
         self._multiplier = build_multiplier(self._hyperparameters) if self._algorithm.needs_cost else None
-        restrictions = describe_restrictions(launch.parsed.generation)
-        if restrictions is not None:
+        if (restrictions := describe_restrictions(launch.parsed.generation)) is not None:
             log.info(restrictions)
         self._collector = Collector(
             self._engine.engine,
             generation_options(launch.parsed, roles, sample=True),
             num_return_sequences=plan.samples_per_prompt,
             seed=launch.parsed.training.seed,
-            records_experts=self._replay is not None,
+            records_experts=start_replay(launch, roles.policy),
         )
         self._kl = KLController(
             coefficient=self._hyperparameters.kl_coeff,
@@ -218,8 +216,7 @@ class OnPolicyRun:
         parsed = self._launch.parsed
         micro, rows = parsed.training.per_device_train_batch_size, parsed.training.per_device_eval_batch_size
         critic, cost_critic = (self._learners.get(name) if training else None for name in CRITIC_FOLDERS)
-        if self._values_from_update:
-            critic = None
+        critic = None if self._values_from_update else critic
         return Judge(
             policy=scoring_runner(self._learners["policy"]),
             reference=self._reference,
@@ -235,7 +232,7 @@ class OnPolicyRun:
             terms=build_terms(self._launch, self._roles.tokenizer),
             check=build_logprob_check(self._launch, self._plan) if training else None,
             with_entropy=training,
-            replay=self._replay if training else None,
+            replay=self._roles.policy.model.replay if training else None,
             ranks=self._launch.roles,
         )
 
@@ -323,8 +320,7 @@ class OnPolicyRun:
         )
 
     def _written_averages(self) -> dict[str, WrittenAverage]:
-        average = self._average
-        if average is None:
+        if (average := self._average) is None:
             return {}
         write = average_writer(average, self._roles.tokenizer, self._launch.topology)
         return {AVERAGE_FOLDER: WrittenAverage(average, write)}
