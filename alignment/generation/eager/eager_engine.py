@@ -17,7 +17,7 @@ from alignment.generation.drawing import Drawer
 from alignment.generation.eager.decoder_weights import sort_weights
 from alignment.generation.eager.forward import DecoderForward
 from alignment.generation.eager.kv_cache import KVCache
-from alignment.generation.eager.recorded_experts import RecordedExperts
+from alignment.generation.eager.recorded_experts import ExpertsByRow
 from alignment.generation.eager.relay import Piece, Relay
 from alignment.generation.eager.row_group import RowGroup
 from alignment.generation.eager.stopping import Answers
@@ -131,7 +131,7 @@ class EagerEngine:
         record = None
         if options.routed_experts:
             sizes = {"num_rows": len(prompts), "num_layers": config.num_hidden_layers, "longest": longest}
-            record = RecordedExperts(config.experts, **sizes)
+            record = ExpertsByRow(config.experts, **sizes)
         tables = {"local_rotary": self._local_rotary}
         forward = DecoderForward(config, self._weights, self._rotary, self._placement, **tables)
         return RowGroup(

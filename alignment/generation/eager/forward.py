@@ -19,7 +19,7 @@ from alignment.architecture.parts import even_cut
 from alignment.generation.eager.decoder_weights import Affine, DecoderWeights, LayerWeights, NormFactors
 from alignment.generation.eager.experts import run_experts
 from alignment.generation.eager.kv_cache import CacheShape, KVCache
-from alignment.generation.eager.recorded_experts import NoteLayer, RecordedExperts
+from alignment.generation.eager.recorded_experts import ExpertsByRow, NoteLayer
 from alignment.generation.eager.room import group_rows, prompt_tokens
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.ops import device_kernels
@@ -110,7 +110,7 @@ class DecoderForward:
         return group_rows(lengths, self._prompt_tokens)
 
     def prompt_tokens(
-        self, prompts: list[np.ndarray], rows: range, cache: KVCache, record: RecordedExperts | None = None
+        self, prompts: list[np.ndarray], rows: range, cache: KVCache, record: ExpertsByRow | None = None
     ) -> Tokens:
         """Return the tokens of ``prompts[rows]``, which fill those rows of ``cache``."""
         lengths = cache.lengths[rows.start : rows.stop]

@@ -16,7 +16,7 @@ NoteLayer = Callable[[int, np.ndarray], None]
 """Is told the number of a layer and its choices [M, k]."""
 
 
-class RecordedExperts:
+class ExpertsByRow:
     """The choices of B rows by position; a pipeline stage knows those of its layers."""
 
     def __init__(self, experts: Experts, *, num_rows: int, num_layers: int, longest: int) -> None:

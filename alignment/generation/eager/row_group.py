@@ -11,7 +11,7 @@ import paddle
 from alignment.generation.drawing import Drawer
 from alignment.generation.eager.forward import DecoderForward, Tokens
 from alignment.generation.eager.kv_cache import KVCache
-from alignment.generation.eager.recorded_experts import RecordedExperts
+from alignment.generation.eager.recorded_experts import ExpertsByRow
 from alignment.generation.eager.relay import Piece
 from alignment.generation.eager.stopping import Answers
 from alignment.parallel.comms.group import Group
@@ -32,7 +32,7 @@ class RowGroup:
         cache: KVCache,
         drawer: Drawer,
         answers: Answers,
-        record: RecordedExperts | None = None,
+        record: ExpertsByRow | None = None,
     ) -> None:
         """``record`` keeps the experts that tokens are given to."""
         self.answers = answers

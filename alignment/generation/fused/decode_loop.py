@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from alignment.generation.fused.recorded_experts import RecordedExperts
+from alignment.generation.fused.recorded_experts import ExpertsBySequence
 from alignment.generation.fused.scheduler import Scheduler, Step
 from alignment.generation.fused.sequences import Sequence
 from alignment.generation.fused.slots import Slots
@@ -51,7 +51,7 @@ def run(
     drawer: SlotDrawer,
     *,
     progress: Progress | None = None,
-    record: RecordedExperts | None = None,
+    record: ExpertsBySequence | None = None,
 ) -> list[Completion]:
     """Decode until every sequence of ``scheduler`` has finished, and return the answers in order of arrival.
 
@@ -73,7 +73,7 @@ def run(
     return completions if record is None else record.complete(completions)
 
 
-def _compute(model: RowModel, step: Step, block_tables: np.ndarray, record: RecordedExperts | None) -> np.ndarray:
+def _compute(model: RowModel, step: Step, block_tables: np.ndarray, record: ExpertsBySequence | None) -> np.ndarray:
     """Return the logits [L, V] of ``step``."""
     if record is None:
         return model.forward(step, block_tables)

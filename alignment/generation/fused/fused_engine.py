@@ -19,7 +19,7 @@ from alignment.generation.fused.kernels import CPU_KERNELS, Kernels, PackedModel
 from alignment.generation.fused.live_batch import LiveBatch
 from alignment.generation.fused.live_scheduler import LiveScheduler
 from alignment.generation.fused.paging import Counts, Paging
-from alignment.generation.fused.recorded_experts import RecordedExperts
+from alignment.generation.fused.recorded_experts import ExpertsBySequence
 from alignment.generation.fused.sequences import Sequence as SequenceInFlight
 from alignment.generation.fused.sequences import make_sequences
 from alignment.generation.fused.speculation import Speculation
@@ -120,11 +120,11 @@ class FusedEngine:
         self._speculation.learn(sequences, completions, paging.counts)
         return completions
 
-    def _recorder(self, sequences: Sequence[SequenceInFlight]) -> RecordedExperts:
+    def _recorder(self, sequences: Sequence[SequenceInFlight]) -> ExpertsBySequence:
         config = self._model.config
         assert config.experts is not None, "only models with experts choose any"
         sizes = {"num_layers": config.num_hidden_layers, "num_slots": self._settings.num_slots}
-        return RecordedExperts(sequences, config.experts, **sizes)
+        return ExpertsBySequence(sequences, config.experts, **sizes)
 
     def open_batch(self, stop_token_ids: Sequence[int]) -> LiveBatch | None:
         """Return a batch that requests join and leave while it runs; it reads the weights of this engine.

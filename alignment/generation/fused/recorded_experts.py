@@ -15,7 +15,7 @@ from alignment.records import NO_EXPERT, Completion
 _OF_KERNELS = np.dtype(np.uint16)
 
 
-class RecordedExperts:
+class ExpertsBySequence:
     """Collects the choices of all passes by sequence and position; those of a shared prompt stand once.
 
     A token that is computed again (after a preemption, or in the place of a wrong draft) overwrites what was there, but
