@@ -126,6 +126,12 @@ def check_reward_server(v: Values) -> Iterator[str]:
         yield f"reward_server={v.reward_server!r} must begin with http:// or https://"
 
 
+def check_reference_server(v: Values) -> Iterator[str]:
+    """Check that the reference's server has an address."""
+    if v.reference_server and not v.reference_server.startswith(("http://", "https://")):
+        yield f"reference_server={v.reference_server!r} must begin with http:// or https://"
+
+
 def check_models(v: Values) -> Iterator[str]:
     """Check that a run does not delete its models."""
     yield from find_replaced(v, "actor_model_name_or_path", "reward_model_name_or_path")
@@ -225,6 +231,7 @@ CHECKS: tuple[Check, ...] = (
     check_reward_sources,
     check_judges,
     check_reward_server,
+    check_reference_server,
     check_critic_model,
     check_models,
     check_cost_models,

@@ -1,8 +1,8 @@
-"""Serve a policy, a reward model or both over HTTP: ``alignment serve --policy FOLDER``, ``--reward FOLDER``.
+"""Serve models over HTTP: ``alignment serve --policy FOLDER``, ``--reward FOLDER``, ``--reference FOLDER``, or several.
 
 A policy answers OpenAI's requests for completions and chat, and people on a chat page at the same address. A reward
-model answers what ``reward_server`` sends here and in PaddleNLP, and OpenRLHF's requests. SIGTERM and Ctrl-C end the
-server when running requests have ended.
+model answers what ``reward_server`` sends here and in PaddleNLP, and OpenRLHF's requests; a reference what
+``reference_server`` sends. SIGTERM and Ctrl-C end the server when running requests have ended.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alignment.serve.counters import ServerCounters
     from alignment.serve.guard import Access
     from alignment.serve.policy.routes import PolicyRoutes
+    from alignment.serve.reference.routes import ReferenceRoutes
     from alignment.serve.reward.routes import RewardRoutes
 
 
@@ -28,6 +29,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     count, seconds = number(int, minimum=1), number(float, above=0)
     add("--policy", metavar="FOLDER", help="policy to serve: model folder, a run's output_dir, or a hub name")
     add("--reward", metavar="FOLDER", help="reward model to serve: model folder, a run's output_dir, or a hub name")
+    add("--reference", metavar="FOLDER", help="frozen reference to serve to reference_server of a run")
     add("--name", help="name of the policy in requests (default: as --policy is written)")
     add("--compare", metavar="FOLDER", help="a second policy, shown beside the first on the chat page")
     add("--host", default="127.0.0.1", help="address to listen on; others than this machine's own need a token")
@@ -42,7 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--shutdown_timeout", type=seconds, default=60.0, help="seconds that running requests get at the end")
     add("--chat_template", choices=("none", "tokenizer"), help="default: as in training, else the tokenizer's")
     add("--input_template", help='text around a user\'s, such as "User: {}\\nAssistant: "')
-    add("--rows_per_batch", type=count, default=16, help="answers that the reward model scores in a pass")
+    add("--rows_per_batch", type=count, default=16, help="answers of a pass of the reward model or the reference")
     add("--value_head_prefix", help="name of the reward model's score head, if it is not a usual one")
     weights = "weight of each score of a reward model with several (attributes)"
     add("--reward_attribute_weights", type=number(float), nargs="+", help=weights)
@@ -52,25 +54,28 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> None:
     """Serve until a signal."""
+    from alignment.runs.launch import choose_fastest
     from alignment.serve.counters import ServerCounters
     from alignment.serve.page.routes import page_routes
     from alignment.serve.shell import Address, bind, build_app, read_access, serve
     from alignment.telemetry import log
 
     arguments = parse(argv)
-    if arguments.policy is None and arguments.reward is None:
-        raise ArgumentError("give --policy FOLDER or --reward FOLDER")
+    if arguments.policy is None and arguments.reward is None and arguments.reference is None:
+        raise ArgumentError("give --policy FOLDER, --reward FOLDER or --reference FOLDER")
     if arguments.policy is None and arguments.compare is not None:
         raise ArgumentError("--compare needs --policy")
     access = read_access(arguments.host, arguments.token_file, arguments.max_body_bytes)
     bound = bind(Address(arguments.host, arguments.port))
     log.configure(output_dir=None, is_main=True)
+    choose_fastest(arguments.device)
     counters = ServerCounters()
     policies = _policy_routes(arguments, access, counters)
     rewards = _reward_routes(arguments, access, counters)
+    references = _reference_routes(arguments, access, counters)
     served = policies.services if policies else {}
-    closed = [*served.values(), *([rewards.service] if rewards else [])]
-    routes = [route for one in (policies, rewards) if one for route in one.routes()]
+    closed = [*served.values(), *(one.service for one in (rewards, references) if one)]
+    routes = [route for one in (policies, rewards, references) if one for route in one.routes()]
     page = page_routes({name: one.longest for name, one in served.items()}, arguments.reward) if served else []
     serve(
         build_app([*page, *routes], access, counters, lambda: any(one.is_loading for one in served.values())),
@@ -119,6 +124,23 @@ def _reward_routes(arguments: argparse.Namespace, access: Access, counters: Serv
         device=arguments.device,
     )
     return RewardRoutes(RewardService(arguments.reward, settings, counters), access)
+
+
+def _reference_routes(
+    arguments: argparse.Namespace, access: Access, counters: ServerCounters
+) -> ReferenceRoutes | None:
+    from alignment.serve.reference.routes import ReferenceRoutes
+    from alignment.serve.reference.service import ReferenceService, ReferenceSettings
+
+    if arguments.reference is None:
+        return None
+    settings = ReferenceSettings(
+        rows_per_batch=arguments.rows_per_batch,
+        max_queue=arguments.max_queue,
+        request_timeout=arguments.request_timeout,
+        device=arguments.device,
+    )
+    return ReferenceRoutes(ReferenceService(arguments.reference, settings, counters), access)
 
 
 def _template(arguments: argparse.Namespace) -> str | None:

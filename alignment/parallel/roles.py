@@ -62,7 +62,7 @@ def share_work(works: Sequence[RoleWork]) -> list[Any]:
     """
     if all(work.who.is_everyone for work in works):
         return [work.action() for work in works]
-    world = works[0].who.world
+    world = next(work.who.world for work in works if not work.who.is_everyone)
     attempts = [Attempt(world) for _ in works]
     own = [
         attempt.run(work.action) if work.who.is_here else None for attempt, work in zip(attempts, works, strict=True)

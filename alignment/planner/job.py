@@ -229,7 +229,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         policy=policy,
         critic=critic,
         **costs,
-        has_reference=algorithm.needs_reference and not parsed.adapter.lora,
+        has_reference=algorithm.needs_reference and not (parsed.adapter.lora or parsed.reference_server.is_given),
         adapters=plan_adapters(parsed, {"policy": policy, "critic": critic, "cost_critic": costs.get("cost_critic")}),
         four_bit=parsed.adapter.load_in_4bit,
         **_read_sources(source, evaluates=training.evaluates),

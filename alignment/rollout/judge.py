@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,25 @@ from alignment.rollout.rewards.scorers import Scorer, Scores
 from alignment.rollout.rewards.terms import ScoreTerms
 
 
+class ReferenceLogprobs(Protocol):
+    """Gives the log-probs of the frozen reference."""
+
+    def __call__(self, rollout: Rollout, *, rows_per_batch: int, temperature: float) -> np.ndarray:
+        """Return log-probs [N, R] of the response tokens, computed ``rows_per_batch`` rows at a time."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedReference:
+    """A reference that this run has loaded (see ``ReferenceLogprobs``)."""
+
+    runner: ModelRunner
+
+    def __call__(self, rollout: Rollout, *, rows_per_batch: int, temperature: float) -> np.ndarray:
+        """See ``ReferenceLogprobs``."""
+        return measure_logprobs(self.runner, rollout, rows_per_batch=rows_per_batch, temperature=temperature)[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judge:
     """Measures rollouts with the reward source, the policy before its update, the frozen reference and the critics.
@@ -29,7 +48,7 @@ class Judge:
     """
 
     policy: ModelRunner
-    reference: ModelRunner | None
+    reference: ReferenceLogprobs | None
     critic: ModelRunner | None
     scorer: Scorer
     normalize: Callable[[np.ndarray], np.ndarray] | None
@@ -97,7 +116,7 @@ class Judge:
         options = {"rows_per_batch": self.logprob_rows, "temperature": self.temperature}
         actions: dict[str, Callable[[], Any]] = {"policy": partial(self._old_logprobs, rollout, **options)}
         if self.reference is not None:
-            actions["reference"] = lambda: measure_logprobs(self.reference, rollout, **options)[0]
+            actions["reference"] = partial(self.reference, rollout, **options)
         for role, critic in (("critic", self.critic), ("cost_critic", self.cost_critic)):
             if critic is not None:
                 actions[role] = partial(measure_values, critic, rollout, rows_per_batch=self.value_rows)

@@ -19,10 +19,10 @@ from alignment.errors import ArgumentError
 from alignment.models.decoder.forest import share_tokens
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import native_ops_enabled, use_native_ops
-from alignment.parallel.comms.group import Group
+from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.meeting import read_world
 from alignment.parallel.comms.stop_signals import StopSignals
-from alignment.parallel.initialise import initialise
+from alignment.parallel.initialise import initialise, select_device
 from alignment.parallel.roles import RoleRanks, place_roles
 from alignment.parallel.topology import Topology
 from alignment.runs.degrees import describe_roles, resolve_layout, resolve_roles
@@ -99,6 +99,12 @@ def choose_operators(world: Group, *, wanted: bool) -> None:
         log.info(f"training and scoring: compiled operators ({find_core().reason})")
     else:
         log.info(f"training and scoring: Paddle's operators ({obstacle})")
+
+
+def choose_fastest(device: str | None) -> None:
+    """Use what a run uses by default on ``device`` (None: the one that Paddle finds), in a process that is alone."""
+    choose_operators(ALONE, wanted=select_device(device) == "cpu")
+    choose_sharing(None)
 
 
 def choose_sharing(wanted: bool | None) -> None:

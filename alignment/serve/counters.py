@@ -14,6 +14,7 @@ _HELP = {
     "generated_tokens_total": "Tokens of answers",
     "scored_answers_total": "Answers that were scored",
     "score_batches_total": "Calls of the reward model",
+    "measured_answers_total": "Answers whose log-probs a reference told",
     "answers_running": "Answers being generated or waiting",
     "weights_version": "How often weights were loaded since the start, the first time not counted",
 }

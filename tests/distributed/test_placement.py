@@ -11,6 +11,7 @@ from alignment.parallel.local_ranks import run_ranks
 from alignment.parity.subjects import make_models, write_arguments
 from alignment.telemetry.jsonl import read_json_lines
 from tests.distributed import layout_runs as runs
+from tests.serving import serving
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -65,17 +66,35 @@ def test_policy_and_critic_apart_share_the_frozen_models_and_go_on_alone_and_in_
     frozen_shared = {"policy": [0], "critic": [1], "reference": [0, 1], "reward": [0, 1]}
     resumed = {**KEPT, "resume_from_checkpoint": str(folder / "kept" / "checkpoint-2")}
     other = {"policy": [1], "critic": [0], "reference": "critic", "reward": "policy", "rollout": "critic"}
-    train(
-        folder, 2, shared={"placement": frozen_shared}, moved={**resumed, "placement": other},
-        placed={**KEPT, "placement": other},
-    )  # fmt: skip
+    three = {"policy": [0], "critic": [1], "reward": [1]}
+    with serving("--reference", folder / "actor") as address:
+        server = {"reference_server": address}
+        train(
+            folder, 2, shared={"placement": frozen_shared}, moved={**resumed, "placement": other},
+            placed={**KEPT, "placement": other}, served={**KEPT, **server, "placement": three},
+            served_tensor={**server, "tensor_parallel_degree": 2},
+        )  # fmt: skip
+        train(folder, 1, served_on={**KEPT, **server, "resume_from_checkpoint": str(folder / "served/checkpoint-2")})
     assert_same_bits(folder, "ppo", "shared")
+    assert_same_bits(folder, "kept", "served")
+    assert_same_bits(folder, "kept", "served_on")
+    assert runs.largest_difference(runs.weights(folder / "ppo"), runs.weights(folder / "served_tensor")) < 1e-5
     assert_same_bits(folder, "kept", "placed")
     assert_same_bits(folder, "kept", "moved")
     assert (folder / "moved" / "policy_ema").is_dir()
     train(folder, 1, back={**KEPT, "resume_from_checkpoint": str(folder / "placed" / "checkpoint-2")})
     assert_same_bits(folder, "kept", "back")
     assert metrics(folder / "back") == metrics(folder / "kept")[2:]
+
+
+def test_a_run_goes_on_only_with_the_reference_that_it_began_with(folder):
+    """The checkpoint is that of a run that loaded its reference: the record is the same."""
+    resumed = {**KEPT, "resume_from_checkpoint": str(folder / "kept" / "checkpoint-2")}
+    with (
+        serving("--reference", folder / "kept" / "policy") as address,
+        pytest.raises(UserError, match=r"cannot resume: .*kept/checkpoint-2 was written with the reference .*actor"),
+    ):
+        train(folder, 1, other_reference={**resumed, "reference_server": address})
 
 
 def test_roles_have_layouts_of_their_own(folder):

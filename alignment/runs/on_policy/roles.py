@@ -24,6 +24,7 @@ from alignment.models.folders.hub import (
     resolve_model_folder,
 )
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from alignment.rollout.reference_service import ReferenceClient
 from alignment.rollout.rewards.user_code import load_function
 from alignment.rollout.rollout_weights import check_rollout
 from alignment.runs.adapters import adapt, frozen_base, trained_placement
@@ -31,6 +32,7 @@ from alignment.runs.frozen import FrozenInput, frozen_functions, frozen_model, f
 from alignment.runs.launch import Launch
 from alignment.runs.models import adopt, check_layout, freeze, resumed_folder, starting_tokenizer, warn_of_template
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, critic_name
+from alignment.runs.on_policy.reference import find_reference_client
 from alignment.runs.on_policy.reward_models import (
     LoadedReward,
     Sources,
@@ -57,6 +59,8 @@ class Roles:
     tokenizer: Tokenizer
     policy: CausalLM
     reference: CausalLM | None
+    reference_client: ReferenceClient | None
+    """What gives the reference's log-probs in place of ``reference``."""
     critic: ScoreModel | None
     reward: LoadedReward | None
     rewards: Mapping[str, LoadedReward]
@@ -139,19 +143,19 @@ def load_roles(launch: Launch) -> Roles:
     policy = resumed_folder(launch, "policy", folders.actor)
     critics = {name: resumed_folder(launch, CRITIC_FOLDERS[name], place) for name, place in folders.critics.items()}
     bases = find_bases(launch, folders)
-    inputs = [*bases, *frozen_functions(functions)]
+    client, served = find_reference_client(launch, tokenizer)
     frozen = frozen_part(
         launch,
         lambda: [
             *find_frozen(launch, folders, tokenizer),
             *frozen_rewards(launch, sources, models),
             *frozen_rewards(launch, judges, judging),
-            *inputs,
+            *(*bases, *frozen_functions(functions), *served),
         ],
     )
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
     trained_form = partial(form, launch, is_trained=True)
-    has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases
+    has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases and client is None
     roles = Roles(
         tokenizer=tokenizer,
         # Before the critic, which may share the folder and accepts a missing score head.
@@ -162,6 +166,7 @@ def load_roles(launch: Launch) -> Roles:
         judges=load_rewards(launch, tokenizer, judges, judging, actor=folders.actor),
         policy=load_causal_lm(policy, tokenizer=tokenizer, **trained_form("policy")),
         reference=load_reference(launch, folders.actor, tokenizer) if has_reference else None,
+        reference_client=client,
         critic=start_critic(launch, critics["critic"], tokenizer, head, **trained_form("critic")) if critics else None,
         frozen=frozen,
         cost=load_cost(launch, folders, tokenizer, **form(launch, "cost")) if folders.cost else None,
@@ -198,7 +203,7 @@ def find_frozen(launch: Launch, folders: RoleFolders, tokenizer: Tokenizer) -> l
     """Return the inputs that must not change: tokenizer, reference, reward and cost model and their tokenizers."""
     world, template = launch.topology.world, launch.parsed.data.template
     found = frozen_tokenizer(launch.parsed.model.tokenizer_name_or_path or folders.actor, tokenizer, template)
-    if ChosenAlgorithm.of(launch.parsed).needs_reference:
+    if ChosenAlgorithm.of(launch.parsed).needs_reference and not launch.parsed.reference_server.is_given:
         found.append(frozen_model("the reference", folders.actor, world, launch.hashed))
     for name, place in (("reward", folders.reward), ("cost", folders.cost)):
         if place:

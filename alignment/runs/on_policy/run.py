@@ -14,9 +14,7 @@ from alignment.loops.on_policy import KLController, OnPolicyLoop
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
-from alignment.models.adapters.attach import BaseRunner
 from alignment.models.folders.hub import CRITIC_FOLDERS
-from alignment.parallel.runner import ModelRunner
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
 from alignment.rollout.dynamic_sampling import DynamicSampling
@@ -24,7 +22,6 @@ from alignment.rollout.gate import LogprobGate
 from alignment.rollout.judge import Judge
 from alignment.rollout.placed_engine import PlacedEngine
 from alignment.rollout.team_engine import TeamEngine
-from alignment.runs.adapters import warn_of_start
 from alignment.runs.assembly import (
     Horizon,
     build_learner,
@@ -40,6 +37,7 @@ from alignment.runs.on_policy.algorithm import ChosenAlgorithm, build_entropy, c
 from alignment.runs.on_policy.engines import build_ahead, build_engine, describe_restrictions, generation_options
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
+from alignment.runs.on_policy.reference import judging_ranks, place_reference
 from alignment.runs.on_policy.replay import start_replay
 from alignment.runs.on_policy.rewards import (
     against_start,
@@ -54,7 +52,7 @@ from alignment.runs.on_policy.rewards import (
 )
 from alignment.runs.on_policy.roles import Roles
 from alignment.runs.on_policy.savings import build_logprob_check, takes_values_from_update
-from alignment.runs.placed import average_writer, model_writer, place_frozen, scoring_runner
+from alignment.runs.placed import average_writer, model_writer, scoring_runner
 from alignment.runs.state import RunState, StatePart, WrittenAverage
 from alignment.telemetry import log
 from alignment.training.learner import Learner
@@ -85,7 +83,7 @@ class OnPolicyRun:
         self._engine = RolloutEngine(
             engine=build_engine(launch, roles, self._learners["policy"], plan), policy=self._learners["policy"]
         )
-        self._reference = self._place_reference()
+        self._reference = place_reference(launch, roles.reference or roles.reference_client, self._learners["policy"])
         self._scorer = build_scorer(launch, roles)
         self._held_out_scorer, self._judges = against_start(self._scorer), build_judges(launch, roles)
         self._normalize, normalizer_part = build_normalizer(launch, roles, self._scorer)
@@ -233,7 +231,7 @@ class OnPolicyRun:
             check=build_logprob_check(self._launch, self._plan) if training else None,
             with_entropy=training,
             replay=self._roles.policy.model.replay if training else None,
-            ranks=self._launch.roles,
+            ranks=judging_ranks(self._launch, self._roles.reference_client),
         )
 
     @property
@@ -263,15 +261,6 @@ class OnPolicyRun:
             seed=parsed.training.seed + EVALUATION_SEED_OFFSET,
             judges=self._judges,
         )
-
-    def _place_reference(self) -> ModelRunner | None:
-        reference, offload = self._roles.reference, "freeze_model" in self._launch.parsed.parallel.offloaded
-        if self._roles.policy.adapter is not None and ChosenAlgorithm.of(self._launch.parsed).needs_reference:
-            warn_of_start(self._launch)
-            return BaseRunner(scoring_runner(self._learners["policy"]))
-        if reference is None:
-            return None
-        return place_frozen("reference", reference, self._launch.ranks_of("reference").topology, offload=offload)
 
     def _build_learners(self) -> dict[str, Learner]:
         """Return the learners of the policy and of the critics, by role."""

@@ -13,6 +13,7 @@ from alignment.arguments.groups import Choice, Groups
 from alignment.arguments.keys.cost import CostArguments
 from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.keys.generation import GenerationArguments
+from alignment.arguments.keys.reference_server import ReferenceServerArguments
 from alignment.arguments.keys.reward_source import RewardSourceArguments
 from alignment.arguments.keys.rollout_engine import RolloutEngineArguments
 from alignment.arguments.keys.savings import SavingsArguments
@@ -132,6 +133,7 @@ GROUPS: Groups = MappingProxyType(
         "on_policy": OnPolicyArguments,
         "engine": RolloutEngineArguments,
         "savings": SavingsArguments,
+        "reference_server": ReferenceServerArguments,
         "algorithm": Choice("rl_algorithm", {name: ALGORITHMS[name].hyperparameters for name in ALGORITHMS}),
         "reward_source": RewardSourceArguments,
         "reward_terms": RewardTermArguments,

@@ -82,6 +82,8 @@ def _absent(v: Values) -> dict[str, str]:
         absent |= {"cost": choice, "cost_critic": choice}
     if v.lora:
         absent["reference"] = "with lora=true it is the policy without its adapter, on the ranks of the policy"
+    elif v.reference_server:
+        absent["reference"] = "reference_server has it"
     elif not spec.needs_reference(v):
         absent["reference"] = "the KL to it has no weight in this run"
     if v.reward_model_name_or_path is None and not _score_models(v):

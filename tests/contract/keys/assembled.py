@@ -22,6 +22,7 @@ from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import load_causal_lm, random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.rollout.reference_service import ReferenceClient, ReferenceIdentity
 from alignment.runs import assembly, dataset_run, launch
 from alignment.runs import datasets as data_start
 from alignment.runs import models as trainer_models
@@ -46,6 +47,8 @@ TINY = {
 }
 SHARED = {"chat_template": "tokenizer", "report_to": "none", "save_strategy": "no", "max_length": 96}
 SIZES = {"per_device_train_batch_size": 4, "num_train_epochs": 1.0}
+IDENTITY = ReferenceIdentity("weights", load_tokenizer(TOKENIZER).fingerprint(), 4096, "float32")
+"""What any server of a reference says of its model."""
 PLACES = r"\{((?!context|content|role|response_)[^{}]+)\}"
 """``{name}`` where it is a file; the other words stand in ``pairwise_`` keys."""
 
@@ -213,6 +216,7 @@ def _stopped_before_the_loop(run: Run) -> Iterator[None]:
         for target, name, what in (
             (SupervisedLoop, "run", keep_loop), (OnPolicyLoop, "run", keep_loop), (dataset_run, "finish_run", keep_end),
             (on_policy_run, "finish_run", keep_end), (Session, "evaluate", lambda self: {}),
+            (ReferenceClient, "identify", lambda self: IDENTITY),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(target, name, what))
         yield

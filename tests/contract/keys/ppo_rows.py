@@ -58,6 +58,11 @@ def _scorer(run: Run) -> Any:
     return run.loop.judge.scorer
 
 
+def _asked(run: Run) -> Any:
+    """The client of the reference's server."""
+    return run.loop.judge.reference.__self__
+
+
 def _critic(run: Run) -> Any:
     return run.critic.schedule
 
@@ -144,15 +149,22 @@ ROLLOUT = (
     _row("eval_do_sample", False, _both("do_sample"), [True, False], with_=EVALUATED),
 )  # fmt: skip
 
+REFERENCE = {"reference_server": "http://localhost:9/"}
 REWARDS = (
+    _row(
+        "reference_server", "http://localhost:9/", lambda r: _asked(r).service.url, "http://localhost:9/logprobs",
+        alone=True,
+    ),
+    _row("reference_timeout", 7.5, lambda r: _asked(r).service.timeout_seconds, with_=REFERENCE, alone=True),
+    _row("reference_retries", 5, lambda r: _asked(r).limits.retries, with_=REFERENCE, alone=True),
     _row(
         "reward_function", "{function.py}:score",
         lambda r: _scorer(r)._call(TextBatch("prompts", "responses", "labels")),
         (7.0, "prompts", "responses", "labels"), with_=FUNCTION, alone=True,
     ),
     _row("use_rm_server", True, lambda r: type(_scorer(r)._call).__name__, "HttpReward", with_=SERVER),
-    _row("reward_server", "http://localhost:9/score", lambda r: _scorer(r)._call._url, with_=SERVER),
-    _row("reward_timeout", 7.5, lambda r: _scorer(r)._call._timeout, with_=SERVER),
+    _row("reward_server", "http://localhost:9/score", lambda r: _scorer(r)._call.service.url, with_=SERVER),
+    _row("reward_timeout", 7.5, lambda r: _scorer(r)._call.service.timeout_seconds, with_=SERVER),
     _row("reward_retries", 5, lambda r: _scorer(r)._policy.retries, with_=SERVER),
     _row("on_reward_failure", "mask_group", lambda r: _scorer(r)._policy.on_failure, with_=SERVER),
     _row("score_before_padding", True, lambda r: type(_scorer(r)._sequences).__name__, "BeforePadding", with_=MODEL),

@@ -60,7 +60,7 @@ def _offloaded(run: Run) -> list[bool]:
     """Of the learner its model and its optimizer, and PPO's reference and reward model."""
     owners = [run.learner.offloaded_model, run.learner.offloaded_optimizer]
     if is_ppo(run):
-        frozen = run.loop.judge.reference, run.loop.judge.scorer._runner
+        frozen = run.loop.judge.reference.runner, run.loop.judge.scorer._runner
         owners += [getattr(runner, "_offloaded", None) for runner in frozen]
     return [owner is not None for owner in owners]
 

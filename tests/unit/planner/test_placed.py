@@ -192,6 +192,8 @@ def test_the_passes_that_score_are_those_of_the_loop(monkeypatch):
     monkeypatch.setattr(judging, "measure_values", lambda *_, **__: ROLLOUT.response_mask)
     from alignment.parallel.dense import DenseRunner
 
+    runners["reference"] = judging.LoadedReference(runner=runners["reference"])
+
     def scorer(role):
         return ModelScorer(DenseRunner(_model("reward")), _sequences, rows_per_batch=2, who=who[role])
 

@@ -12,7 +12,7 @@ import pytest
 from alignment.errors import NotFiniteError, RewardError
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
-from alignment.rollout.judge import Judge
+from alignment.rollout.judge import Judge, LoadedReference
 from alignment.rollout.rewards.scorers import ModelScorer, Scores
 from alignment.rollout.rewards.terms import ScoreTerms
 from tests.tiny_models import tiny_causal, tiny_score
@@ -42,7 +42,7 @@ def _judge(damaged=None, value=0.0):
             weight = dict(model.named_parameters())[head]
             weight.set_value(paddle.full(weight.shape, value))
         runners[name] = DenseRunner(model)
-    reward = runners.pop("reward")
+    reward, runners["reference"] = runners.pop("reward"), LoadedReference(runner=runners["reference"])
     scorer = ModelScorer(reward, _sequences, rows_per_batch=2)
     return Judge(**runners, scorer=scorer, normalize=None, logprob_rows=2, value_rows=2, temperature=1.0)
 

@@ -1,0 +1,1 @@
+"""A frozen reference over HTTP: log-probs of given tokens."""
