@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from ppo_step_flops import FORWARD, TRAINING, Family, Pass, Rows, padded, shared
@@ -31,17 +32,18 @@ def _ppo_passes(work: Work) -> dict[str, Passes]:
     least, fused = shared(families), shared(families, reads=steps)
     micro = -(-least.tokens // BUDGET) if work.is_ragged else work.num_rows // work.rows_per_batch
     ours, scored = shared(families, reads=micro), shared(families, reads=work.num_rows // work.rows_per_batch)
+    ends, rated = shared(families, ends=True), shared(families, ends=True, reads=scored.reads)
     checked = _checked(work)
     rollout = [Pass(fused, FORWARD, True, decodes=True)]
     found = {
         "minimum": {
             "rollout": rollout,
-            "scoring": [Pass(least, FORWARD, True), Pass(least, FORWARD, False)],
+            "scoring": [Pass(least, FORWARD, True), Pass(ends, FORWARD, False)],
             "update": [Pass(least, TRAINING, False), Pass(least, TRAINING, True)],
         },
         "paddle/library": {
             "rollout": rollout,
-            "scoring": [Pass(checked, FORWARD, True), Pass(scored, FORWARD, True), Pass(scored, FORWARD, False)],
+            "scoring": [Pass(checked, FORWARD, True), Pass(scored, FORWARD, True), Pass(rated, FORWARD, False)],
             "update": [Pass(ours, TRAINING, False), Pass(ours, TRAINING, True)],
         },
     }
@@ -79,6 +81,7 @@ def _generated(work: Work, *, is_sorted: bool, rows_per_call: int = 16) -> Pass:
         prompts.sort()
     count = rows_per_call // work.answers
     calls = [Family(max(p for p, _ in call), (max(a for _, a in call),)) for call in _cut(prompts, count)]
+    # Rows of a call share nothing, and the last layer computes all tokens of a prompt.
     each = [shared([call] * (min(count, work.num_prompts) * work.answers)) for call in calls]
     steps = sum(call.answers[0] for call in calls)
     tokens, pairs, targets = (sum(getattr(rows, name) for rows in each) for name in ("tokens", "pairs", "targets"))
@@ -89,8 +92,8 @@ def _pair_passes(work: PairWork) -> dict[str, Passes]:
     is_dpo = work.objective == "dpo"
     lengths = work.answer_lengths.tolist()
     families = [Family(work.prompt_length, tuple(own)) for own in lengths]
-    least = shared(families)
-    columns = {"minimum": least, "paddle/library": shared(families, reads=-(-least.tokens // BUDGET))}
+    least = shared(families, ends=not is_dpo)
+    columns = {"minimum": least, "paddle/library": replace(least, reads=-(-least.tokens // BUDGET))}
     for column, pairs in (("torch/full", lengths), ("torch/response", sorted(lengths, key=max))):
         batches = [[(work.prompt_length, a) for own in part for a in own] for part in _cut(pairs, work.pairs_per_batch)]
         rows = padded(batches, is_causal=column == "torch/response")

@@ -3,7 +3,8 @@
 Arithmetic is that of matrix products and attention, two FLOP per multiply-add; a backward pass costs two forward
 passes. Traffic is that of float32 weights, gradients and moments, and of keys and values while decoding; activations
 are left out. The minimum computes every distinct token once (a prompt for all its answers), nothing twice that the
-update computes anyway (values, old log-probs), heads on tokens with a target, and reads the weights once a pass.
+update computes anyway (values, old log-probs), the head and the last layer (but for its keys and values) only for
+states that are read, and reads the weights once a pass.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Rows:
     """Through a head over the vocabulary."""
     reads: int = 1
     """How often the weights are read: micro-batches, or steps of decoding."""
+    wanted: tuple[int, int] | None = None
+    """Tokens, and their pairs, for which the last layer computes more than keys and values; None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,24 @@ class Pass:
     decodes: bool = False
 
 
-def shared(families: Sequence[Family], *, reads: int = 1) -> Rows:
-    """Return rows in which a prompt is computed once for all its answers."""
+def shared(families: Sequence[Family], *, reads: int = 1, ends: bool = False) -> Rows:
+    """Return rows in which a prompt is computed once for all its answers.
+
+    The states that are read are those before each token of an answer; ``ends``: the last of each row.
+    """
     pairs = sum(triangle(f.prompt) + sum(f.prompt * a + triangle(a) for a in f.answers) for f in families)
     answers = sum(sum(f.answers) for f in families)
-    return Rows(sum(f.prompt for f in families) + answers, pairs, answers, reads)
+    wanted = (_ends if ends else _before_answers)(families)
+    return Rows(sum(f.prompt for f in families) + answers, pairs, answers, reads, wanted)
+
+
+def _ends(families: Sequence[Family]) -> tuple[int, int]:
+    return sum(len(f.answers) for f in families), sum(f.prompt + a for f in families for a in f.answers)
+
+
+def _before_answers(families: Sequence[Family]) -> tuple[int, int]:
+    tokens = sum(1 + sum(a - 1 for a in f.answers) for f in families)
+    return tokens, sum(f.prompt + sum(f.prompt * (a - 1) + triangle(a - 1) for a in f.answers) for f in families)
 
 
 def apart(families: Sequence[Family], *, reads: int = 1) -> Rows:
@@ -87,9 +103,12 @@ def count_flops(sizes: Mapping[str, int], passes: Sequence[Pass]) -> int:
     hidden, layers = sizes["hidden_size"], sizes["num_hidden_layers"]
     total = 0
     for one in passes:
-        layer = 2 * one.rows.tokens * layer_weights(sizes) + 4 * one.rows.pairs * hidden
-        head = 2 * one.rows.targets * hidden * (sizes["vocab_size"] if one.reads_vocabulary else 1)
-        total += one.factor * (layers * layer + head)
+        rows, keys = one.rows, 2 * hidden**2
+        tokens, pairs = rows.wanted or (rows.tokens, rows.pairs)
+        layer = 2 * rows.tokens * layer_weights(sizes) + 4 * rows.pairs * hidden
+        last = 2 * (rows.tokens * keys + tokens * (layer_weights(sizes) - keys)) + 4 * pairs * hidden
+        head = 2 * rows.targets * hidden * (sizes["vocab_size"] if one.reads_vocabulary else 1)
+        total += one.factor * ((layers - 1) * layer + last + head)
     return total
 
 

@@ -26,7 +26,11 @@ def test_counted_work_of_a_prompt_with_two_answers():
     assert (square.tokens, square.pairs, square.reads) == (10, 50, 1)
     sizes = {"hidden_size": 2, "intermediate_size": 5, "num_hidden_layers": 3, "vocab_size": 7}
     layer = 4 * 4 + 3 * 2 * 5
-    forward = 3 * (2 * 6 * layer + 4 * 19 * 2) + 2 * 3 * 2 * 7
+    # Two tokens are read from: the prompt's last, which attends to 3, and the first of the first answer, to 4.
+    last = 2 * (6 * 8 + 2 * (layer - 8)) + 4 * 7 * 2
+    forward = 2 * (2 * 6 * layer + 4 * 19 * 2) + last + 2 * 3 * 2 * 7
+    assert shared(families, ends=True).wanted == (2, 5 + 4)
+    assert count_flops(sizes, [Pass(square, FORWARD, False)]) == 3 * (2 * 10 * layer + 4 * 50 * 2) + 2 * 3 * 2
     assert count_flops(sizes, [Pass(together, FORWARD, True)]) == forward
     assert count_flops(sizes, [Pass(together, TRAINING, True)]) == 3 * forward
     weights = 3 * layer + 2 * 7
