@@ -99,6 +99,12 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             shape={"ffn_dim": 44, "dropout": 0.0, "word_embed_proj_dim": 32},
             without=("intermediate_size", "num_key_value_heads"),
         ),
+        "opt 350m": Peer(
+            class_name="OPT",
+            model_type="opt",
+            shape={"ffn_dim": 44, "dropout": 0.0, "word_embed_proj_dim": 12, "do_layer_norm_before": False},
+            without=("intermediate_size", "num_key_value_heads"),
+        ),
         "phi3": Peer(class_name="Phi3", model_type="phi3", shape={"original_max_position_embeddings": 64}),
         "phi3 longrope": Peer(
             class_name="Phi3",

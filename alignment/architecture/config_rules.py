@@ -20,7 +20,10 @@ CAPS: Mapping[str, str] = MappingProxyType(
     {"attn_logit_softcapping": "attention_cap", "final_logit_softcapping": "logit_cap"}
 )
 """The fields of DecoderConfig by their keys."""
+OPPOSITE = "not "
+"""Before a key in ``Family.flags``: the flag is its opposite."""
 COMMON_DEFAULTS: dict[str, Any] = {
+    "embedding_size": None,
     "rms_norm_eps": 1e-6,
     "initializer_range": 0.02,
     "tie_word_embeddings": False,
@@ -65,7 +68,7 @@ def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ((*WIDTHS, "max_position_embeddings"), _is_size, "a positive integer"),
     (("num_hidden_layers",), partial(_is_size, largest=MOST_LAYERS), f"an integer from 1 to {MOST_LAYERS}"),
-    (("num_key_value_heads", "sliding_window"), _or_null(_is_size), "a positive integer or null"),
+    (("num_key_value_heads", "sliding_window", "embedding_size"), _or_null(_is_size), "a positive integer or null"),
     (("head_dim",), _or_null(partial(_is_size, largest=WIDEST_HEAD)), f"an integer from 1 to {WIDEST_HEAD} or null"),
     (("bos_token_id", "pad_token_id"), _or_null(_is_integer), "an integer or null"),
     (("eos_token_id",), _or_null(are_ids), "an integer, a list of integers or null"),
@@ -177,5 +180,12 @@ def read_flags(given: Mapping[str, Any], family: Family) -> dict[str, bool]:
     bias = given["attention_bias"] or ("score_type" not in given and given.get("bias"))
     given = {**given, "attention_bias": bias}
     asked = {name: family.flags.get(name, False) for name in FLAGS}
-    flags = {name: bool(given.get(says) if isinstance(says, str) else says) for name, says in asked.items()}
+    flags = {name: _flag(given, says) for name, says in asked.items()}
     return {**flags, "tie_word_embeddings": bool(given["tie_word_embeddings"])}
+
+
+def _flag(given: Mapping[str, Any], says: str | bool) -> bool:
+    """Return the constant that a table ``says``, or what ``given`` has under the key that it names."""
+    if isinstance(says, bool):
+        return says
+    return bool(given.get(says.removeprefix(OPPOSITE))) != says.startswith(OPPOSITE)

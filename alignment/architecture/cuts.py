@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from alignment.architecture.decoder_config import DecoderConfig
-from alignment.architecture.families import EMBEDDING, GATING, OUTSIDE, POSITIONS, SCORE
+from alignment.architecture.families import EMBEDDING, GATING, OUTSIDE, POSITIONS, PROJECT_IN, SCORE
 from alignment.architecture.family import EACH, LAYERS, Dimension, Weight
 from alignment.architecture.layout import Layout
 from alignment.architecture.parts import Part, even_cut
@@ -59,15 +59,16 @@ def whole_shapes(
     """
     assert kind in KINDS, kind
     sizes = config.dimensions
-    before, positions, final, score, head = OUTSIDE
+    before, project_in, positions, final, project_out, score, head = OUTSIDE
     shapes = _shapes_of(before, sizes)
-    if config.learned_positions:
-        shapes |= _shapes_of(positions, sizes)
+    for weight in (project_in, positions):
+        shapes |= _shapes_of(weight, sizes) if getattr(config, weight.needs) else {}
     kinds = {has_experts: layer_shapes(config, has_experts=has_experts) for has_experts in (False, True)}
     for index in range(config.num_hidden_layers):
         layer = kinds[config.has_experts(index)]
         shapes.update({f"{LAYERS}{index}.{name}": shape for name, shape in layer.items()})
-    shapes |= _shapes_of(final, sizes, has_bias=config.norm_bias)
+    shapes |= {} if config.norms_sums else _shapes_of(final, sizes, has_bias=config.norm_bias)
+    shapes |= _shapes_of(project_out, sizes) if config.embedding_size else {}
     if kind == "score":
         shapes |= _shapes_of(score, {**sizes, "one": num_labels}, has_bias=score_bias)
         for number, pair in enumerate(zip(gating_sizes, gating_sizes[1:], strict=False)):
@@ -146,7 +147,7 @@ def held_names(
     def holds(name: str) -> bool:
         if name.startswith(LAYERS):
             return layer_number(name) in layers
-        if name == POSITIONS:
+        if name in (PROJECT_IN, POSITIONS):
             return is_first
         return is_first or (is_last and is_head) if name == EMBEDDING else is_last
 

@@ -13,6 +13,7 @@ from alignment.architecture.config_rules import (
     CAPS,
     COMMON_DEFAULTS,
     COMPARISON_KEY,
+    OPPOSITE,
     SIZES,
     TEMPLATE_KEY,
     check,
@@ -41,6 +42,10 @@ class DecoderConfig:
     vocab_size: int
     """Rows of the embedding; may exceed the tokenizer's length (padding rows)."""
     hidden_size: int
+    embedding_size: int | None = None
+    """The width of the embedding, if a matrix makes hidden states of it and another makes it of them for the heads.
+    None: ``hidden_size``.
+    """
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
@@ -73,6 +78,8 @@ class DecoderConfig:
     """True: a bias on the vocabulary head."""
     partial_rotary_factor: float = 1.0
     """The share of each head that is rotated; the rest stays."""
+    norms_sums: bool = False
+    """True: the norms of a layer are those of the sums that it passes on, and there is no norm after the last layer."""
     scaled_embedding: bool = False
     """True: embeddings are multiplied by the square root of their width (gemma)."""
     sliding_window: int | None = None
@@ -113,6 +120,7 @@ class DecoderConfig:
         return {
             "vocabulary": self.vocab_size,
             "hidden": self.hidden_size,
+            "embedding": self.head_width,
             "inner": self.intermediate_size,
             "queries": self.num_attention_heads * self.head_dim,
             "keys": self.num_key_value_heads * self.head_dim,
@@ -142,6 +150,11 @@ class DecoderConfig:
         return bool(self.full_layers) or self.rope_local_base_freq is not None
 
     @property
+    def head_width(self) -> int:
+        """The numbers of a final hidden state, which the vocabulary head or a score head reads."""
+        return self.embedding_size or self.hidden_size
+
+    @property
     def query_scale(self) -> float:
         """The factor of queries beyond 1 / sqrt(head_dim)."""
         return math.sqrt(self.head_dim / (self.query_pre_attn_scalar or self.head_dim))
@@ -155,7 +168,8 @@ class DecoderConfig:
     def features(self) -> frozenset[str]:
         """The names of the features that an engine must support to run this model."""
         flags = {name for name in (*FLAGS, "tie_word_embeddings") if getattr(self, name)}
-        windowed = {"sliding_window"} if self.sliding_window is not None else set()
+        windowed = {"embedding_size"} if self.embedding_size else set()
+        windowed |= {"sliding_window"} if self.sliding_window is not None else set()
         windowed |= {"full_layers"} if self.full_layers else set()
         windowed |= {name for name in ("rope_local_base_freq", *CAPS.values()) if getattr(self, name)}
         windowed |= {"query_pre_attn_scalar"} if self.query_scale != 1.0 else set()
@@ -197,7 +211,7 @@ class DecoderConfig:
         config = cls(
             **{name: int(given[name]) for name in (*SIZES, "max_position_embeddings")},
             **{name: float(given[name]) for name in ("rms_norm_eps", "initializer_range")},
-            **{name: given[name] for name in ("model_type", "bos_token_id", "pad_token_id")},
+            **{name: given[name] for name in ("model_type", "bos_token_id", "pad_token_id", "embedding_size")},
             **read_heads(given, family, place),
             **rope,
             **read_flags(given, family),
@@ -211,7 +225,8 @@ class DecoderConfig:
             comparison=given.get(COMPARISON_KEY),
         )
         try:
-            config.rotary_frequencies()
+            for is_long in (False, True):
+                config.rotary_frequencies(is_long=is_long)
         except ModelFolderError as error:
             raise ModelFolderError(f"{place}: {error}") from None
         return config
@@ -225,10 +240,34 @@ class DecoderConfig:
         """
         return longest_row(self.max_position_embeddings, self.rope_scaling)
 
-    def rotary_frequencies(self, *, is_local: bool = False) -> tuple[np.ndarray, float]:
+    @property
+    def angle_limit(self) -> int | None:
+        """The length beyond which all tokens of a row have other rotary angles (longrope); None: there is none.
+
+        transformers takes the longest row of a batch; here each row has its own length, so that no row's numbers depend
+        on others.
+        """
+        scaling = self.rope_scaling or {}
+        return int(scaling["original_max_position_embeddings"]) if scaling.get("rope_type") == "longrope" else None
+
+    @property
+    def longest_generated(self) -> int:
+        """The maximum number of tokens of a prompt and its answer, if the prompt is not longer than this.
+
+        An answer must not grow beyond ``angle_limit``: its keys have the angles of a shorter row, and its first tokens
+        would have other log-probs in training.
+        """
+        return min(self.angle_limit or self.longest_sequence, self.longest_sequence)
+
+    @property
+    def long_frequencies(self) -> np.ndarray | None:
+        """The frequencies [head_dim / 2] of rows beyond ``angle_limit``; None: all rows have the same."""
+        return None if self.angle_limit is None else self.rotary_frequencies(is_long=True)[0]
+
+    def rotary_frequencies(self, *, is_local: bool = False, is_long: bool = False) -> tuple[np.ndarray, float]:
         """Return (radians per token [head_dim / 2], factor on cosines and sines); see ``inverse_frequencies``.
 
-        ``is_local``: of layers with a window.
+        ``is_local``: of layers with a window; ``is_long``: of rows beyond ``angle_limit``.
         """
         if self.learned_positions:
             return np.zeros(self.head_dim // 2, np.float32), 1.0
@@ -240,7 +279,8 @@ class DecoderConfig:
         base = self.rope_theta, self.rope_scaling
         if is_local and self.rope_local_base_freq is not None:
             base = self.rope_local_base_freq, None
-        frequencies, scale = inverse_frequencies(self.rotary_dim, *base, max_positions=self.max_position_embeddings)
+        lengths = {"max_positions": self.max_position_embeddings, "is_long": is_long}
+        frequencies, scale = inverse_frequencies(self.rotary_dim, *base, **lengths)
         still = (self.head_dim - self.rotary_dim) // 2
         if still and scale != 1.0:
             raise ModelFolderError(f"rope_scaling with a factor of {scale} on {self.rotary_dim} of {self.head_dim}")
@@ -273,7 +313,12 @@ class DecoderConfig:
         kept = {key: value for key, value in self.raw.items() if key not in ("rope_parameters", COMPARISON_KEY)}
         family = self.family
         kept.update({family.key(name): getattr(self, name) for name in names})
-        kept.update({key: getattr(self, flag) for flag, key in family.flags.items() if isinstance(key, str)})
+        for flag, says in family.flags.items():
+            if isinstance(says, str):
+                key = says.removeprefix(OPPOSITE)
+                kept[key] = getattr(self, flag) != says.startswith(OPPOSITE)
+        if "embedding_size" in family.keys:
+            kept[family.key("embedding_size")] = self.head_width
         if self.partial_rotary_factor != 1.0 or family.partial_rotary_factor != 1.0:
             kept[family.key("partial_rotary_factor")] = self.partial_rotary_factor
         kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)

@@ -23,12 +23,14 @@ FLAGS = (
     "parallel_block",
     "shared_norm",
     "head_bias",
+    "norms_sums",
 )
 """Fields of DecoderConfig that a family derives from config.json or fixes."""
 
 Dimension = Literal[
     "vocabulary",
     "hidden",
+    "embedding",
     "inner",
     "queries",
     "keys",
@@ -160,7 +162,10 @@ class Family:
     layer: tuple[Weight, ...]
     """The weights of one layer."""
     flags: Mapping[str, str | bool] = field(default_factory=dict)
-    """For each of ``FLAGS``, its key in config.json, or a constant; missing: False."""
+    """For each of ``FLAGS``, its key in config.json (after ``not ``: that of its opposite), or a constant.
+
+    Missing: False.
+    """
     window: Literal["never", "always", "asked", "by layer"] = "never"
     """Whether ``sliding_window`` is used: ``always`` in every layer, else in those of ``layer_types`` (``asked``: if
     ``use_sliding_window`` is true).

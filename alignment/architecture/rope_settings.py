@@ -63,10 +63,8 @@ def is_number(value: Any) -> bool:
 def longest_row(positions: int, scaling: Mapping[str, Any] | None) -> int:
     """Return the maximum number of tokens in a row; see ``DecoderConfig.longest_sequence``."""
     scaling = scaling or {}
-    if scaling.get("rope_type") == "dynamic":
+    if scaling.get("rope_type") in ("dynamic", "longrope"):
         return positions
-    if scaling.get("rope_type") == "longrope":
-        return int(scaling["original_max_position_embeddings"])
     trained, factor = scaling.get("original_max_position_embeddings") or positions, scaling.get("factor") or 1
     if not (is_number(trained) and is_number(factor)):
         return positions

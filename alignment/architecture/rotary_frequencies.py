@@ -14,12 +14,13 @@ SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 def inverse_frequencies(
-    head_dim: int, theta: float, scaling: Mapping[str, Any] | None, *, max_positions: int
+    head_dim: int, theta: float, scaling: Mapping[str, Any] | None, *, max_positions: int, is_long: bool = False
 ) -> tuple[np.ndarray, float]:
     """Return (radians per token [D/2] float32, factor on cosines and sines).
 
     ``scaling`` has a ``rope_type`` of ``SCALINGS`` and its parameters; None is the plain series theta^(-2i/D).
     ``dynamic`` (NTK-aware) changes nothing up to ``max_positions``, and longer sequences are refused elsewhere.
+    ``is_long``: those of rows beyond the old context, which only ``longrope`` turns otherwise.
     Raises ModelFolderError for an unknown type or a missing number.
     """
     plain = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
@@ -37,7 +38,8 @@ def inverse_frequencies(
         elif kind == "yarn":
             plain, scale = _yarn(plain, theta, scaling, max_positions)
         elif kind == "longrope":
-            plain, scale = plain / _short_factors(scaling, len(plain)), _longrope_attention(scaling, max_positions)
+            name = "long_factor" if is_long else "short_factor"
+            plain, scale = plain / _factors(scaling, name, len(plain)), _longrope_attention(scaling, max_positions)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelFolderError(f"rope_scaling {dict(scaling)}: missing or bad number {error}") from None
     if not (np.isfinite(plain).all() and math.isfinite(scale)):
@@ -78,11 +80,10 @@ def _yarn(plain: np.ndarray, theta: float, scaling: Mapping[str, Any], max_posit
     return plain * (1 - stretched) + plain / factor * stretched, _yarn_attention(factor, scaling)
 
 
-def _short_factors(scaling: Mapping[str, Any], count: int) -> np.ndarray:
-    """Return the factors of rows up to the old context; longer rows, which use other ones, are refused elsewhere."""
-    factors = np.asarray(scaling["short_factor"], np.float64)
+def _factors(scaling: Mapping[str, Any], name: str, count: int) -> np.ndarray:
+    factors = np.asarray(scaling[name], np.float64)
     if factors.shape != (count,):
-        raise ValueError(f"'short_factor': {len(factors)} numbers, {count} are needed")
+        raise ValueError(f"{name!r}: {len(factors)} numbers, {count} are needed")
     return factors
 
 

@@ -100,7 +100,7 @@ class Chat:
         model = load_causal_lm(folder, dtype=dtype, tokenizer=self._tokenizer)
         self._options = GenerationOptions(
             max_new_tokens=arguments.max_new_tokens,
-            max_total_tokens=model.config.longest_sequence,
+            max_total_tokens=model.config.longest_generated,
             do_sample=not arguments.greedy,
             temperature=arguments.temperature,
             top_p=arguments.top_p,

@@ -13,8 +13,8 @@ from alignment.generation.engine import GenerationOptions
 
 def check_prompts(prompts: Sequence[np.ndarray], options: GenerationOptions, config: Any) -> None:
     """Raise UserError for a prompt that is empty, too long, or outside the vocabulary of the model ``config``."""
-    vocab, limit = config.vocab_size, config.longest_sequence
-    if _are_right(prompts, options, vocab, limit):
+    vocab, short, limit = config.vocab_size, config.longest_generated, config.longest_sequence
+    if _are_right(prompts, options, vocab, short):
         return
     for row, prompt in enumerate(prompts):
         if not len(prompt):
@@ -25,6 +25,12 @@ def check_prompts(prompts: Sequence[np.ndarray], options: GenerationOptions, con
         answer = int(options.answer_limits(np.array([len(prompt)]))[0])
         if answer < 1:
             raise UserError(f"prompt {row} has {len(prompt)} tokens, max_total_tokens={options.max_total_tokens}")
+        if short < limit and len(prompt) <= short < len(prompt) + answer:
+            raise UserError(
+                f"prompt {row} has {len(prompt)} tokens and its answer may have {answer}; together at most {short}, "
+                "original_max_position_embeddings, beyond which rope_type longrope turns all tokens otherwise; only "
+                "prompts that are longer themselves may have longer answers"
+            )
         if len(prompt) + answer > limit:
             raise UserError(
                 f"prompt {row} has {len(prompt)} tokens and its answer may have {answer}; "

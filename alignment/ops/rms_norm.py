@@ -36,6 +36,17 @@ def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tens
     return operator.apply(rows, weight, eps).astype(x.dtype).reshape(x.shape)
 
 
+def mean_square(x: paddle.Tensor) -> paddle.Tensor:
+    """Return ``mean(x^2)`` [N, 1] of x [N, H], in at least float32."""
+    wide = widen(x)
+    return (wide * wide).mean(axis=-1, keepdim=True)
+
+
+def scale_to(x: paddle.Tensor, mean: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tensor:
+    """Return ``x / sqrt(mean + eps) * weight`` for x [N, H] and a ``mean`` [N, 1] of squares, of more than x maybe."""
+    return (widen(x) * paddle.rsqrt(mean + eps) * widen(weight)).astype(x.dtype)
+
+
 def normalise_rows(rows: paddle.Tensor, weight: paddle.Tensor, eps: float) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return (normalised rows [N, H], reciprocal root mean squares [N, 1]); not differentiable.
 

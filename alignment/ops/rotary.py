@@ -25,20 +25,40 @@ class RotaryTables:
 class PositionTables:
     """Rotary factors of all positions so far, computed once on the device and gathered by position."""
 
-    def __init__(self, frequencies: np.ndarray, scale: float) -> None:
-        """``frequencies`` [D/2] in radians per token; ``scale`` multiplies cosines and sines."""
-        self.frequencies, self.scale = frequencies, scale
+    def __init__(self, frequencies: np.ndarray, scale: float, long_frequencies: np.ndarray | None = None) -> None:
+        """``frequencies`` [D/2] in radians per token; ``scale`` multiplies cosines and sines.
+
+        ``long_frequencies`` are those of tokens in long rows; None: the same.
+        """
+        self._scale = scale
+        self._kinds = [frequencies] if long_frequencies is None else [frequencies, long_frequencies]
         self._length, self._sides = 0, ()
 
+    def rotations(self, positions: np.ndarray, is_long: np.ndarray | None = None) -> np.ndarray:
+        """Return ``rotation_tables`` of ``positions`` [M]; ``is_long`` [M]: True in long rows (None: nowhere)."""
+        frequencies = self._kinds[0]
+        if is_long is not None:
+            frequencies = np.where(is_long[:, None], self._kinds[1], frequencies)
+        return rotation_tables(positions, frequencies, scale=self._scale)
+
     def at(
-        self, positions: paddle.Tensor, *, heads: int, longest: int, dtype: Any, factor: float = 1.0
+        self,
+        positions: paddle.Tensor,
+        *,
+        heads: int,
+        longest: int,
+        dtype: Any,
+        factor: float = 1.0,
+        is_long: np.ndarray | None = None,
     ) -> RotaryTables:
         """Return the tables for ``heads`` heads at ``positions`` [M] below ``longest``, times ``factor``, in ``dtype``.
 
-        They are computed in float32.
+        They are computed in float32. ``is_long`` as in ``rotations``.
         """
         if longest > self._length:
             self._grow(longest)
+        if is_long is not None:  # the tables of long rows stand after the others
+            positions = positions + paddle.to_tensor(is_long.astype(np.int64) * self._length)
         sides = (paddle.gather(side, positions) for side in self._sides)
         cos, sin = (x if factor == 1.0 else x.scale_(factor) for x in sides)
         halves = paddle.arange(positions.shape[0] * heads * 2).reshape([-1, 2])
@@ -48,13 +68,17 @@ class PositionTables:
     def _grow(self, longest: int) -> None:
         """Compute the tables up to the next power of two from ``longest`` positions on."""
         self._length = 1 << (longest - 1).bit_length()
-        cos, sin = rotation_tables(np.arange(self._length), self.frequencies, scale=self.scale)
+        kinds = [rotation_tables(np.arange(self._length), kind, scale=self._scale) for kind in self._kinds]
+        cos, sin = np.concatenate(kinds, axis=1)
         self._sides = tuple(paddle.to_tensor(np.concatenate(pair, 1)) for pair in ((cos, cos), (-sin, sin)))
 
 
 def rotation_tables(positions: np.ndarray, inverse_frequencies: np.ndarray, *, scale: float) -> np.ndarray:
-    """Return cosines and sines [2, rows, D/2] float32 times ``scale`` of ``positions`` [rows] and frequencies [D/2]."""
-    angles = positions.astype(np.float32)[:, None] * inverse_frequencies.astype(np.float32)[None, :]
+    """Return cosines and sines [2, rows, D/2] float32 times ``scale`` of ``positions`` [rows] and frequencies.
+
+    These are [D/2], or of each row [rows, D/2].
+    """
+    angles = positions.astype(np.float32)[:, None] * inverse_frequencies.astype(np.float32)
     return np.stack([np.cos(angles), np.sin(angles)]) * np.float32(scale)
 
 

@@ -13,7 +13,7 @@ from alignment.ops.attention import causal_attention, ragged_attention
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.native.selection import runs_natively
 from alignment.ops.native.training_ops import QueryRanges, RaggedHeads
-from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary, rotation_tables
+from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary
 from alignment.ops.shared_tokens import own_places, places_of
 
 
@@ -37,6 +37,9 @@ class RotaryAttention:
     """The dtype of queries, keys and values."""
     shared: np.ndarray | None = None
     """[n] leading tokens that each sequence shares with the one before (``ops.shared_tokens``); None: none."""
+
+    is_long: np.ndarray | None = None
+    """[M] True for tokens of rows that have the long rotation; None: nowhere."""
 
     def attend(
         self,
@@ -68,7 +71,7 @@ class RotaryAttention:
 
     @cached_property
     def _ragged(self) -> RaggedHeads:
-        rotation = rotation_tables(self.positions, self.rotation.frequencies, scale=self.rotation.scale)
+        rotation = self.rotation.rotations(self.positions, self.is_long)
         return RaggedHeads.build(self.lengths, rotation=rotation, shared=self.shared, **self._heads)
 
     @cached_property
@@ -105,4 +108,5 @@ class RotaryAttention:
 
     def _tables(self, heads: int) -> RotaryTables:
         longest = int(self.positions.max(initial=0)) + 1
-        return self.rotation.at(self._positions_there, heads=heads, longest=longest, dtype=self.dtype)
+        form = {"heads": heads, "longest": longest, "dtype": self.dtype, "is_long": self.is_long}
+        return self.rotation.at(self._positions_there, **form)

@@ -69,15 +69,20 @@ def _read_model(folder: Path) -> Iterator[Stored]:
         yield location.read()
 
 
-def _trajectory(output: Path, seen: Sequence[dict[str, Any]]) -> Trajectory:
+def read_weights(output: Path) -> dict[str, np.ndarray]:
+    """Return the exported tensors of models and adapters in ``output``, by model and name."""
     weights = {}
     for model in {model: None for name in TRAINERS for model in TRAINERS[name].models}:
         if (output / model).is_dir():
             weights |= {f"{model}/{stored.name}": stored.as_float32() for stored in _read_model(output / model)}
+    return weights
+
+
+def _trajectory(output: Path, seen: Sequence[dict[str, Any]]) -> Trajectory:
     return Trajectory(
         metrics=list(read_json_lines(output / "metrics.jsonl")),
         responses=[part["responses"] for part in seen],
         logprobs=[part["logprobs"] for part in seen],
         values=[part["values"] for part in seen if part["values"] is not None],
-        weights=weights,
+        weights=read_weights(output),
     )

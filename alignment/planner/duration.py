@@ -126,5 +126,5 @@ def _engine_bytes(job: Job, kind: str) -> int:
 def _elements(job: Job, role: str) -> int:
     """Return the number of weights that every token of ``role`` is multiplied with."""
     config = job.models[role]
-    head = config.vocab_size * config.hidden_size if job.is_language_model(role) else 0
+    head = config.vocab_size * config.head_width if job.is_language_model(role) else 0
     return layers_elements(config) + head

@@ -227,7 +227,7 @@ class ProcessMemory:
         own = self._job.own_layout(self._layout)
         head = teacher.head_elements if "freeze_model" in self._job.offloaded else 0
         if own:
-            head = -(-teacher.config.vocab_size // self._layout.tensor) * teacher.config.hidden_size
+            head = -(-teacher.config.vocab_size // self._layout.tensor) * teacher.config.head_width
         return {"teacher states": self._states + head * self._job.item}
 
     @cached_property
@@ -246,7 +246,7 @@ class ProcessMemory:
     def _states(self) -> int:
         """Bytes of the teacher's hidden states of one process's targets."""
         rows = self._job.micro_batches * self._job.rows_per_batch
-        return rows * self._job.response * self._models["teacher"].config.hidden_size * self._job.item
+        return rows * self._job.response * self._models["teacher"].config.head_width * self._job.item
 
     def _whole_head(self, name: str) -> int:
         """Return the bytes of the gathered head of ``name``; 0 if the run has no such model."""

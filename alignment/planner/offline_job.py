@@ -101,7 +101,7 @@ def _trained_part(parsed: Parsed, shape: DecoderConfig) -> dict[str, Any]:
     source = parsed.offline
     if getattr(source, "objective", None) == "gating":
         labels = ScoreOptions.from_dict(shape.raw).num_labels
-        sizes = (shape.hidden_size, *[source.gating_hidden_size] * source.gating_num_layers, labels)
+        sizes = (shape.head_width, *[source.gating_hidden_size] * source.gating_num_layers, labels)
         return {"trained_part": GATING, "score_head": {"num_labels": labels, "gating_sizes": sizes}}
     if getattr(source, "train_head_only", False):
         return {"trained_part": HEAD, "score_head": {"num_labels": max(1, len(source.attributes))}}

@@ -132,13 +132,11 @@ def shard_model(model: Any, topology: Topology) -> ParameterShards | None:
 
 
 def head_use(model: Any) -> Mapping[str, paddle.nn.Layer]:
-    """Return the weight and bias of the vocabulary head, which log-probs use after the final norm."""
+    """Return the weight and bias of the vocabulary head, which log-probs use after the last layer before it."""
     if model.kind != "causal" or not model.placement.is_last:
         return {}
-    if model.lm_head is None:
-        return {EMBEDDING: model.model.norm}
-    names = [LM_HEAD] if model.lm_head.bias is None else [LM_HEAD, HEAD_BIAS]
-    return dict.fromkeys(names, model.model.norm)
+    names = [LM_HEAD, HEAD_BIAS] if model.config.head_bias else [LM_HEAD]
+    return dict.fromkeys(names if model.lm_head is not None else [EMBEDDING], model.model.last_layer)
 
 
 def model_writer(learner: Learner, tokenizer: Tokenizer, topology: Topology) -> ModelWriter:

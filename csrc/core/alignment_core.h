@@ -35,7 +35,7 @@ typedef struct AcConfig {
   float rms_eps;        // of every norm
   int32_t window;       // a token sees this many tokens, itself included; 0: all before it
   int32_t qk_norm;      // queries and keys are normalised before the rotation, 1: head by head (Qwen3), 2: all heads of
-                        // a token together (OLMo 2; one rank only)
+                        // a token together, over all ranks (OLMo 2)
   int32_t qkv_bias;     // 1: q_proj, k_proj and v_proj have biases
   int32_t output_bias;  // 1: o_proj has one
   int32_t mlp_bias;     // 1: gate_proj, up_proj and down_proj have them
@@ -102,8 +102,9 @@ AC_API int32_t ac_model_set_rotary(AcModel* model, const float* cosines, const f
 AC_API int32_t ac_model_set_layers(AcModel* model, const int32_t* windows, const int32_t* rotaries);
 
 // Tensor parallelism: reduce(context, data, count) must replace data by its sum over the ranks. It is called from the
-// thread that called ac_forward, on the embeddings and after o_proj and down_proj of every layer, in the same order and
-// with the same counts on every rank. NULL: one rank. Logits stay divided over the ranks by vocabulary.
+// thread that called ac_forward, on the embeddings, after o_proj and down_proj of every layer, and with qk_norm 2 on mean
+// squares, in the same order and with the same counts on every rank. NULL: one rank. Logits stay divided over the ranks
+// by vocabulary.
 typedef void (*AcReduce)(void* context, float* data, int64_t count);
 AC_API int32_t ac_model_set_reduce(AcModel* model, AcReduce reduce, void* context);
 // This rank's embedding rows are token ids first .. first + vocab - 1; other ids give zeros, which reduce completes.

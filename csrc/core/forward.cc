@@ -39,6 +39,7 @@ Plan make_plan(const AcModel& model, const Request& q, std::vector<int32_t> rows
 struct Buffers {
   Rows residual, last_residual, partial, qkv, normed, mixed, gated;
   ExpertBuffers experts;
+  float* means;      // [rows, 2], then 1, where queries and keys are normalised over all heads
   float* attention;  // [threads, attention_floats]
   int64_t attention_floats;
 };
@@ -60,6 +61,7 @@ Buffers lay_out(Carver& carver, const AcModel& model, const Request& q) {
   made.mixed = take_rows(carver, rows, c.heads * c.head_dim, narrow_inputs);
   made.gated = take_rows(carver, rows, c.inner, narrow_inputs);
   made.experts = lay_out_experts(carver, model, rows);
+  made.means = model.norms_all_heads() ? carver.take<float>(2 * q.num_rows + 1) : nullptr;
   made.attention_floats = attention_scratch(*model.kernels, c.head_dim, positions);
   made.attention = carver.take<float>(made.attention_floats * q.threads);
   return made;
@@ -160,20 +162,42 @@ class Worker {
     wait();
   }
 
+  // The mean squares of queries and keys over the heads of all ranks. Each rank has equally many heads, copied ones
+  // included, so these are the means of the ranks' means.
+  void find_means() const {
+    const int dim = config_.head_dim, queries = config_.heads * dim, count = 2 * q_.num_rows;
+    float* means = buffers_.means;
+    for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
+      const float* x = buffers_.qkv.wide + row * buffers_.qkv.stride;
+      means[2 * row] = kernels_.mean_square(x, queries);
+      means[2 * row + 1] = kernels_.mean_square(x + queries, config_.kv_heads * dim);
+    }
+    wait();
+    if (!model_.reduce) return;
+    if (share_.index == 0) {
+      means[count] = 1.0f;
+      model_.reduce(model_.reduce_context, means, count + 1);
+      for (int i = 0; i < count; ++i) means[i] /= means[count];
+    }
+    wait();
+  }
+
   // Queries, keys and values of every row; keys and values go to the cache.
   void project(int number, const Rows& residual) {
     const Layer& layer = model_.layers[number];
     normalise(residual, layer.input_norm, q_.num_rows);
     const Rows& qkv = buffers_.qkv;
     multiply({&layer.qkv, buffers_.normed, q_.num_rows, qkv, Finish::store, 0});
-    const HeadWork work{model_.cache(number), config_.heads, layer.query_norm, layer.key_norm,
-                        model_.norms_all_heads(), config_.rms_eps};
+    if (buffers_.means) find_means();
+    const HeadWork work{model_.cache(number), config_.heads, layer.query_norm, layer.key_norm, config_.rms_eps};
     const int half = config_.head_dim / 2;
     const int64_t table = model_.angles() * model_.rotaries[number];
     for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
       const int64_t position = q_.positions[row];
-      kernels_.place_row(work, qkv.wide + row * qkv.stride, model_.cosines + table + position * half,
-                         model_.sines + table + position * half, q_.blocks_of(row)[position / config_.block_tokens],
+      const int64_t angle = table + position * half;
+      kernels_.place_row(work, qkv.wide + row * qkv.stride, buffers_.means ? buffers_.means + 2 * row : nullptr,
+                         model_.cosines + angle, model_.sines + angle,
+                         q_.blocks_of(row)[position / config_.block_tokens],
                          static_cast<int>(position % config_.block_tokens));
     }
     wait();

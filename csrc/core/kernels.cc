@@ -19,7 +19,7 @@ constexpr bool MULTIPLIES_NARROW = false;
 
 extern const Kernels AC_JOIN(kernels_, AC_ISA);
 const Kernels AC_JOIN(kernels_, AC_ISA) = {
-    AC_TEXT(AC_ISA), PANEL, TILE_ROWS, MULTIPLIES_NARROW, multiply, normalise, place_row, attend, cap_row,
+    AC_TEXT(AC_ISA), PANEL, TILE_ROWS, MULTIPLIES_NARROW, multiply, normalise, mean_square, place_row, attend, cap_row,
 };
 
 }  // namespace ac

@@ -82,8 +82,7 @@ struct AttentionTile {
 struct HeadWork {
   Cache cache;
   int heads;
-  const float *query_norm, *key_norm;  // [head_dim]; NULL: none
-  bool norms_all_heads;  // they are [heads * head_dim] and [kv_heads * head_dim], and normalise these together
+  const float *query_norm, *key_norm;  // [head_dim], or those of all heads of this rank; NULL: none
   float eps;
 };
 
@@ -100,8 +99,11 @@ struct Kernels {
   bool multiplies_narrow;   // bf16 weights take bf16 inputs
   void (*multiply)(const Product&, Share);
   void (*normalise)(const float* x, const Norm& norm, int n, float eps, Rows output);  // output may be x
+  float (*mean_square)(const float* x, int n);
   // Normalise heads, rotate queries and keys by cos, sin [head_dim / 2], and write key and value to `block` at `place`.
-  void (*place_row)(const HeadWork&, float* qkv, const float* cosines, const float* sines, int block, int place);
+  // means [2]: the mean squares of all queries and all keys, by which they are normalised; NULL: each head by its own.
+  void (*place_row)(const HeadWork&, float* qkv, const float* means, const float* cosines, const float* sines,
+                    int block, int place);
   void (*attend)(const Attention&, const AttentionTile&, float* scratch);
   void (*cap)(float* x, int64_t n, float limit);  // x = limit tanh(x / limit)
 };

@@ -7,14 +7,18 @@
 
 namespace {
 
-// 1 / sqrt(mean(x^2) + eps)
-AC_INLINE float reciprocal_root_mean_square(const float* x, int n, float eps) {
+float mean_square(const float* x, int n) {
   V squares = splat(0.0f);
   int i = 0;
   for (; i + LANES <= n; i += LANES) squares = fma(load(x + i), load(x + i), squares);
   float total = sum(squares);
   for (; i < n; ++i) total += x[i] * x[i];
-  return 1.0f / sqrtf(total / static_cast<float>(n) + eps);
+  return total / static_cast<float>(n);
+}
+
+// 1 / sqrt(mean(x^2) + eps)
+AC_INLINE float reciprocal_root_mean_square(const float* x, int n, float eps) {
+  return 1.0f / sqrtf(mean_square(x, n) + eps);
 }
 
 template <class T>
@@ -115,21 +119,18 @@ void write_cache(const ac::Cache& cache, const float* keys, const float* values,
   }
 }
 
-AC_INLINE void normalise_all(float* x, const float* weight, int n, float eps) {
-  scale_row(x, weight, n, reciprocal_root_mean_square(x, n, eps), x);
-}
-
-void place_row(const ac::HeadWork& work, float* qkv, const float* cosines, const float* sines, int block, int place) {
+void place_row(const ac::HeadWork& work, float* qkv, const float* means, const float* cosines, const float* sines,
+               int block, int place) {
   const ac::Cache& cache = work.cache;
-  const int dim = cache.head_dim;
-  if (work.norms_all_heads) {
-    normalise_all(qkv, work.query_norm, work.heads * dim, work.eps);
-    normalise_all(qkv + work.heads * dim, work.key_norm, cache.kv_heads * dim, work.eps);
+  const int dim = cache.head_dim, queries = work.heads * dim;
+  if (means) {
+    scale_row(qkv, work.query_norm, queries, 1.0f / sqrtf(means[0] + work.eps), qkv);
+    scale_row(qkv + queries, work.key_norm, cache.kv_heads * dim, 1.0f / sqrtf(means[1] + work.eps), qkv + queries);
   }
   for (int head = 0; head < work.heads + cache.kv_heads; ++head) {
     float* at = qkv + head * dim;
     const float* weight = head < work.heads ? work.query_norm : work.key_norm;
-    if (weight && !work.norms_all_heads) scale_row(at, weight, dim, reciprocal_root_mean_square(at, dim, work.eps), at);
+    if (weight && !means) scale_row(at, weight, dim, reciprocal_root_mean_square(at, dim, work.eps), at);
     rotate(at, cosines, sines, dim / 2);
   }
   const float* keys = qkv + work.heads * dim;

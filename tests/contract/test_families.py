@@ -78,7 +78,7 @@ PADDLENLP = [name for name in FAMILIES if FAMILIES[name].paddlenlp is not None]
 def flag_keys(family):
     """Return the keys of config.json that the flags of ``family`` are read from."""
     table = FAMILIES[family]
-    keys = dict.fromkeys(key for key in table.flags.values() if isinstance(key, str))
+    keys = dict.fromkeys(key for key in table.flags.values() if isinstance(key, str) and not key.startswith("not "))
     return tuple(key for key in keys if key not in table.absent)
 
 

@@ -42,6 +42,8 @@ FAMILIES = {
         shared_expert_intermediate_size=20,
         mlp_only_layers=[1],
     ),
+    "norms of all heads": dict(model_type="olmo2"),
+    "norms of sums": dict(model_type="opt", word_embed_proj_dim=18, do_layer_norm_before=False),
 }
 OPTIONS = {
     "greedy": GenerationOptions(max_new_tokens=12, do_sample=False, stop_token_ids=(3, 11), temperature=0.8),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alignment.architecture.layout import Layout
+from alignment.generation.fused.capabilities import model_obstacle
 from alignment.ops.native.library import find_core
 from alignment.records import NO_EXPERT
 from tests.distributed import ranks_fused
@@ -26,7 +27,13 @@ def kernels():
 
 
 TWO, FOUR, EXPERTS = Layout(tensor=2), Layout(tensor=4), Layout(tensor=2, expert=2)
-FAMILIES_OF = {"2": tuple(FAMILIES), "experts": MIXTURES, "cuda": (CUDA,), "4": ("one kv head",)}
+REFUSED = "norms of sums"
+FAMILIES_OF = {
+    "2": tuple(name for name in FAMILIES if name != REFUSED),
+    "experts": MIXTURES,
+    "cuda": (CUDA,),
+    "4": ("one kv head", "norms of all heads"),
+}
 
 
 @cache
@@ -80,3 +87,8 @@ def test_whole_numbers_as_weights_give_every_rank_the_tokens_of_the_cpu_kernels(
 def test_damage_in_one_rank_is_reported_by_all(name):
     messages = ranks_of(TWO)[name]
     assert len(set(messages)) == 1 and "new token 0 are NaN or infinite in 2 of 2 sequences" in messages[0], messages
+
+
+def test_what_the_kernels_lack_is_said_in_one_line():
+    lacks = "the fused engine cannot compute embedding_size, norms_sums of this opt model"
+    assert model_obstacle(ranks_fused.config_of(REFUSED)) == lacks

@@ -20,7 +20,7 @@ LAYOUTS = {
     "PP2": (Layout(pipeline=2), EVERYTHING),
     "DP2": (Layout(data=2), ("llama",)),
     "PP2 interleaved": (Layout(pipeline=2, virtual_stages=2), ("qwen2", "qwen3", "shared expert")),
-    "TP4": (Layout(tensor=4), ("one kv head",)),
+    "TP4": (Layout(tensor=4), ("one kv head", "norms of all heads")),
     "PP4": (Layout(pipeline=4), ("qwen2", "window")),
     "TP2xPP2": (Layout(tensor=2, pipeline=2), ("one kv head", "qwen2", "qwen3")),
     "PP2xDP2": (Layout(pipeline=2, data=2), ("llama", "qwen2")),

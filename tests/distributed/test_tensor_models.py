@@ -38,6 +38,7 @@ CASES = {
     "gemma": {"config": {"model_type": "gemma", "head_dim": 12, "num_key_value_heads": 1}},
     "gpt2": {"config": {"model_type": "gpt2", "intermediate_size": 50}},
     "opt": {"config": {"model_type": "opt"}},
+    "opt 350m": {"config": {"model_type": "opt", "word_embed_proj_dim": 18, "do_layer_norm_before": False}},
     "falcon": {"config": {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2}},
     "gpt_neox": {"config": {"model_type": "gpt_neox", "rotary_pct": 0.5}},
     "glm4": {"config": {"model_type": "glm4", "head_dim": 8}},

@@ -10,14 +10,16 @@ from alignment.errors import ModelFolderError
 from alignment.registry import Registry
 
 OUTSIDE = (
-    Weight("embedding", "model.embed_tokens", ("vocabulary", "hidden"), "embedding", "rows"),
+    Weight("embedding", "model.embed_tokens", ("vocabulary", "embedding"), "embedding", "rows"),
+    Weight("project_in", "model.project_in", ("embedding", "hidden"), needs="embedding_size"),
     Weight("positions", "model.embed_positions", ("positions", "hidden"), "embedding", needs="learned_positions"),
     Weight("norm", "model.norm", ("hidden",), "norm", bias="norm_bias"),
-    Weight("score", "score", ("hidden", "one"), bias="score_bias"),
-    Weight("head", "lm_head", ("hidden", "vocabulary"), cut="columns", bias="head_bias"),
+    Weight("project_out", "model.project_out", ("hidden", "embedding"), needs="embedding_size"),
+    Weight("score", "score", ("embedding", "one"), bias="score_bias"),
+    Weight("head", "lm_head", ("embedding", "vocabulary"), cut="columns", bias="head_bias"),
 )
 """The weights outside the layers, in every family: score models have ``score``, language models ``head``."""
-EMBEDDING, POSITIONS, FINAL_NORM, SCORE, LM_HEAD = (f"{weight.name}.weight" for weight in OUTSIDE)
+EMBEDDING, PROJECT_IN, POSITIONS, FINAL_NORM, PROJECT_OUT, SCORE, LM_HEAD = (f"{w.name}.weight" for w in OUTSIDE)
 HEAD_BIAS = "lm_head.bias"
 GATING = "gating."
 """Prefix of the numbered layers of a score model's gating network."""

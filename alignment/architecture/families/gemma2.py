@@ -14,20 +14,6 @@ FOUR_NORMS = (
     Weight("feed_norm", "pre_feedforward_layernorm", ("hidden",), "norm"),
     POST_NORMS[1],
 )
-GEMMA2_LAYER = (*ATTENTION, *FEED_FORWARD, *HEAD_NORMS, *FOUR_NORMS)
-GEMMA2_FLAGS = {"attention_bias": "attention_bias", "attention_output_bias": "attention_bias", "scaled_embedding": True}
-GEMMA2_DEFAULTS = {
-    "hidden_act": "gelu_pytorch_tanh",
-    "head_dim": 256,
-    "max_position_embeddings": 8192,
-    "sliding_window": 4096,
-    "query_pre_attn_scalar": 256,
-    "attn_logit_softcapping": 50.0,
-    "final_logit_softcapping": 30.0,
-    "tie_word_embeddings": True,
-    "bos_token_id": 2,
-    "pad_token_id": 0,
-}
 
 
 def every_nth_full(given: dict[str, Any], period: int) -> dict[str, Any]:
@@ -41,8 +27,8 @@ def every_nth_full(given: dict[str, Any], period: int) -> dict[str, Any]:
 FAMILY = Family(
     name="gemma2",
     class_prefix="Gemma2",
-    layer=GEMMA2_LAYER,
-    flags=GEMMA2_FLAGS,
+    layer=(*ATTENTION, *FEED_FORWARD, *HEAD_NORMS, *FOUR_NORMS),
+    flags={"attention_bias": "attention_bias", "attention_output_bias": "attention_bias", "scaled_embedding": True},
     norm="rms+1",
     activations=GELU_TANH,
     keys={"hidden_act": "hidden_activation"},
@@ -50,6 +36,17 @@ FAMILY = Family(
     window="by layer",
     has_caps=True,
     complete=lambda given: every_nth_full(given, 2),
-    defaults=GEMMA2_DEFAULTS,
+    defaults={
+        "hidden_act": "gelu_pytorch_tanh",
+        "head_dim": 256,
+        "max_position_embeddings": 8192,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "tie_word_embeddings": True,
+        "bos_token_id": 2,
+        "pad_token_id": 0,
+    },
     default_kv_heads=4,
 )

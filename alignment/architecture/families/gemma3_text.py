@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from alignment.architecture.families.gemma import GELU_TANH
-from alignment.architecture.families.gemma2 import GEMMA2_DEFAULTS, GEMMA2_FLAGS, GEMMA2_LAYER, every_nth_full
-from alignment.architecture.family import Family
+from alignment.architecture.families import gemma2
 from alignment.errors import ModelFolderError
 
 
 def _complete(given: dict[str, Any]) -> dict[str, Any]:
     """Say which layers have windows, and read the rotary embeddings that transformers 5 writes by kind of layer."""
-    given = every_nth_full(given, given.get("sliding_window_pattern") or 6)
+    given = gemma2.every_nth_full(given, given.get("sliding_window_pattern") or 6)
     for key in ("rope_scaling", "rope_parameters"):
         kinds = given.get(key)
         if not isinstance(kinds, Mapping) or not {"full_attention", "sliding_attention"} & set(kinds):
@@ -29,27 +28,20 @@ def _complete(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-FAMILY = Family(
+FAMILY = replace(
+    gemma2.FAMILY,
     name="gemma3_text",
     class_prefix="Gemma3Text",
     causal_class="Gemma3ForCausalLM",
-    layer=GEMMA2_LAYER,
-    flags={**GEMMA2_FLAGS, "qk_norm": True},
-    norm="rms+1",
-    activations=GELU_TANH,
-    keys={"hidden_act": "hidden_activation"},
-    fixed={"use_bidirectional_attention": (None, False)},
-    window="by layer",
-    has_caps=True,
+    flags={**gemma2.FAMILY.flags, "qk_norm": True},
     has_local_rope=True,
     complete=_complete,
     defaults={
-        **GEMMA2_DEFAULTS,
+        **gemma2.FAMILY.defaults,
         "max_position_embeddings": 131072,
         "rope_theta": 1e6,
         "rope_local_base_freq": 1e4,
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,
     },
-    default_kv_heads=4,
 )

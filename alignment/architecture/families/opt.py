@@ -1,4 +1,4 @@
-"""OPT, but for the 350M model, whose norms and embeddings differ."""
+"""OPT; the norms of the 350M model come after the sums, and its embedding is narrower than its layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FO
 def _complete(given: dict[str, Any]) -> dict[str, Any]:
     width = given.get("word_embed_proj_dim")
     is_plain = width is None or width == given.get("hidden_size")
-    return {**given, "rms_norm_eps": 1e-5, "word_embed_proj_dim": None if is_plain else width}
+    return {**given, "rms_norm_eps": 1e-5, "embedding_size": None if is_plain else width}
 
 
 FAMILY = Family(
@@ -22,6 +22,7 @@ FAMILY = Family(
         **dict.fromkeys(("attention_bias", "attention_output_bias", "mlp_bias"), "enable_bias"),
         "norm_bias": True,
         "learned_positions": True,
+        "norms_sums": "not do_layer_norm_before",
     },
     norm="layer",
     position_offset=2,
@@ -30,13 +31,12 @@ FAMILY = Family(
         "intermediate_size": "ffn_dim",
         "hidden_act": "activation_function",
         "initializer_range": "init_std",
+        "embedding_size": "word_embed_proj_dim",
     },
     absent=("num_key_value_heads", "head_dim", "sliding_window", "rope_theta", "rope_scaling"),
     fixed={
-        "do_layer_norm_before": (True,),
         "_remove_final_layer_norm": (False,),
         "layer_norm_elementwise_affine": (True,),
-        "word_embed_proj_dim": (None,),
     },
     complete=_complete,
     defaults={
@@ -47,6 +47,7 @@ FAMILY = Family(
         "intermediate_size": 3072,
         "max_position_embeddings": 2048,
         "enable_bias": True,
+        "do_layer_norm_before": True,
         "hidden_act": "relu",
         "tie_word_embeddings": True,
         "bos_token_id": 2,
@@ -57,6 +58,8 @@ FAMILY = Family(
         names={
             "model.embed_tokens": "model.decoder.embed_tokens",
             "model.embed_positions": "model.decoder.embed_positions",
+            "model.project_in": "model.decoder.project_in",
+            "model.project_out": "model.decoder.project_out",
             "model.norm": "model.decoder.final_layer_norm",
             "input_layernorm": "self_attn_layer_norm",
             "post_attention_layernorm": "final_layer_norm",

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import paddle
 
 from alignment.architecture.cuts import layer_shapes, layer_weights
-from alignment.architecture.families import EMBEDDING, FINAL_NORM, HEAD_BIAS, LM_HEAD, POSITIONS
+from alignment.architecture.families import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD_BIAS,
+    LM_HEAD,
+    POSITIONS,
+    PROJECT_IN,
+    PROJECT_OUT,
+)
 from alignment.architecture.family import LAYERS
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.ops.rms_norm import NORM_OFFSETS, layer_norm_inference, offset_weight, rms_norm_inference
@@ -90,9 +98,14 @@ class DecoderWeights(NamedTuple):
     """Learned positions; None: there are none, or this is not the first stage."""
     layers: tuple[LayerWeights, ...]
     norm: NormFactors | None
+    """None also where the layers normalise their sums."""
     head: paddle.Tensor | None
-    """None, like ``norm``, except on the last stage."""
+    """None except on the last stage."""
     head_bias: paddle.Tensor | None = None
+    project_in: paddle.Tensor | None = None
+    """Makes hidden states of narrower embeddings; None: they are as wide, or this is not the first stage."""
+    project_out: paddle.Tensor | None = None
+    """Likewise of hidden states what the head reads, on the last stage."""
 
     @property
     def any_matrix(self) -> paddle.Tensor:
@@ -115,9 +128,11 @@ def sort_weights(
         embedding=by_name[EMBEDDING] if is_first else None,
         layers=tuple(_layer(by_name, number, config) for number in numbers),
         positions=by_name[POSITIONS] if is_first and config.learned_positions else None,
-        norm=_final_norm(by_name, config) if is_last else None,
+        norm=_final_norm(by_name, config) if is_last and not config.norms_sums else None,
         head=_head(by_name) if is_last else None,
         head_bias=by_name[HEAD_BIAS] if is_last and config.head_bias else None,
+        project_in=by_name[PROJECT_IN] if is_first and config.embedding_size else None,
+        project_out=by_name[PROJECT_OUT] if is_last and config.embedding_size else None,
     )
 
 

@@ -43,7 +43,7 @@ class EagerEngine:
     """
 
     features = frozenset(
-        {*FLAGS, "tie_word_embeddings", "sliding_window", "full_layers", "experts"}
+        {*FLAGS, "tie_word_embeddings", "embedding_size", "sliding_window", "full_layers", "experts"}
         | {"feed_forward=plain", "norms=after", "norms=none before", "norms=all heads"}
         | {"attention_cap", "logit_cap", "query_pre_attn_scalar", "rope_local_base_freq"}
         | {f"norm={kind}" for kind in NORM_OFFSETS}
@@ -72,7 +72,7 @@ class EagerEngine:
         self._max_batch_rows = max_batch_rows
         self._usable = usable_vocab_size
         self._weights = None
-        self._rotary = PositionTables(*model.config.rotary_frequencies())
+        self._rotary = PositionTables(*model.config.rotary_frequencies(), model.config.long_frequencies)
         self._local_rotary = None
         if model.config.rope_local_base_freq is not None:
             self._local_rotary = PositionTables(*model.config.rotary_frequencies(is_local=True))

@@ -29,6 +29,7 @@ from alignment.ops.embedding import scale_embedding
 from alignment.ops.head_layout import HeadLayout
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.precision import is_half, scale_by, widen
+from alignment.ops.rms_norm import mean_square, scale_to
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary
 from alignment.parallel.tensor.regions import embed_rows
 
@@ -85,8 +86,8 @@ class DecoderForward:
         self._eps, self._experts = config.rms_norm_eps, config.experts
         self._activation = config.activation
         self._is_parallel, self._shares_norm = config.parallel_block, config.shared_norm
-        self._norms_all_heads, self._num_kv_heads = config.family.norms_all_heads, config.num_key_value_heads
-        self._embedding_scale = config.embedding_scale
+        self._norms_all_heads, self._norms_sums = config.family.norms_all_heads, config.norms_sums
+        self._embedding_scale, self._angle_limit = config.embedding_scale, config.angle_limit
         self._position_offset = config.family.position_offset
         self._weights = weights
         self._placement = placement
@@ -116,7 +117,7 @@ class DecoderForward:
         lengths = cache.lengths[rows.start : rows.stop]
         positions = np.concatenate([np.arange(length) for length in lengths])
         there = paddle.to_tensor(positions)
-        tables = self._tables(there, longest=int(lengths.max()))
+        tables = self._tables(there, lengths, np.repeat(lengths, lengths))
         found = _PromptTokens(prompts, rows, cache, self.cache_shape, tables, self._cap)
         found.positions = there
         found.note = record and record.at(np.repeat(np.asarray(rows), lengths), positions)
@@ -125,18 +126,19 @@ class DecoderForward:
     def next_tokens(self, tokens: np.ndarray, cache: KVCache, note: NoteLayer | None = None) -> Tokens:
         """Open a step of ``cache`` and return ``tokens`` [B], to be appended to its rows."""
         cache.open_step()
-        tables = self._tables(cache.positions, longest=int(cache.lengths.max()) + 1)
+        tables = self._tables(cache.positions, cache.lengths + 1, cache.lengths)
         found = _NextTokens(tokens, cache, self.cache_shape, tables, self._cap)
         found.positions, found.note = cache.positions, note
         return found
 
-    def _tables(self, positions: paddle.Tensor, *, longest: int) -> _Turn:
-        """Return the tables at ``positions`` [M]."""
+    def _tables(self, positions: paddle.Tensor, lengths: np.ndarray, of_tokens: np.ndarray) -> _Turn:
+        """Return the tables at ``positions`` [M] in rows of ``lengths`` [B]; ``of_tokens`` [M]: of each token's row."""
+        is_long = None if self._angle_limit is None else of_tokens > self._angle_limit
         shape = self.cache_shape
         sides = (shape.num_heads, shape.folded_scale), (shape.num_kv_heads, 1.0)
 
         def of(rotary: PositionTables) -> _Tables:
-            options = {"longest": longest, "dtype": shape.dtype}
+            options = {"longest": int(lengths.max()), "dtype": shape.dtype, "is_long": is_long}
             return tuple(rotary.at(positions, heads=heads, factor=factor, **options) for heads, factor in sides)
 
         plain = of(self._rotary)
@@ -162,6 +164,7 @@ class DecoderForward:
     def _embed(self, tokens: Tokens) -> paddle.Tensor:
         """Return the embeddings [M, H], summed over the processes of a split vocabulary, with learned positions."""
         rows = self._look_up(paddle.to_tensor(tokens.ids))
+        rows = rows if self._weights.project_in is None else paddle.matmul(rows, self._weights.project_in)
         table = self._weights.positions
         return rows if table is None else rows.add_(F.embedding(tokens.positions + self._position_offset, table))
 
@@ -174,7 +177,7 @@ class DecoderForward:
 
     def _project(self, layer: LayerWeights, hidden: paddle.Tensor, tables) -> tuple[paddle.Tensor, ...]:
         """Return rotated queries (times the folded scale), rotated keys and values of hidden [M, H]."""
-        x = hidden if layer.input_norm is None else layer.input_norm(hidden, self._eps)
+        x = hidden if self._norms_sums else self._norm(layer.input_norm, hidden)
         q = scale_by(self._norm_heads(layer.queries(x), layer.query_norm), self._query_scale)
         k = self._norm_heads(layer.keys(x), layer.key_norm)
         return apply_rotary(q, tables[0]), apply_rotary(k, tables[1]), layer.values(x)
@@ -188,28 +191,30 @@ class DecoderForward:
 
     def _norm_all_heads(self, x: paddle.Tensor, norm: NormFactors) -> paddle.Tensor:
         """Normalise x [M, heads * D] by the root mean square over the heads of all processes."""
-        tensor, heads = self._placement.tensor, x.shape[1] // self.cache_shape.head_dim
+        tensor = self._placement.tensor
         if tensor.size == 1:
             return norm(x, self._eps)
-        # Heads of queries are cut; one of keys may be held by several processes, and is counted once.
-        all_heads = self._num_kv_heads if heads == self.cache_shape.num_kv_heads else heads * tensor.size
-        wide = widen(x)
-        numbers = all_heads * self.cache_shape.head_dim * max(1, tensor.size // all_heads)
-        mean = tensor.sum_((wide * wide).sum(axis=-1, keepdim=True) / numbers, "norms of heads")
-        return (wide * paddle.rsqrt(mean + self._eps) * widen(norm.weight)).astype(x.dtype)
+        # Each has equally many, copied heads included, so the mean of the means is that of all heads.
+        mean = tensor.sum_(mean_square(x) / tensor.size, "norms of heads")
+        return scale_to(x, mean, norm.weight, self._eps)
 
     def _add(self, layer: LayerWeights, hidden: paddle.Tensor, attended: paddle.Tensor, note) -> paddle.Tensor:
         """Return hidden [M, H] plus what attention gave and what feed-forward gives."""
-        attended = attended if layer.attended_norm is None else layer.attended_norm(attended, self._eps)
+        attended = self._norm(layer.attended_norm, attended)
         if self._is_parallel:
             return hidden.add(attended).add_(self._feed(layer, hidden, note))
         hidden = hidden.add_(attended)
         del attended  # not kept beside the feed-forward layer
-        return hidden.add_(self._feed(layer, hidden, note))
+        hidden = self._norm(layer.input_norm, hidden) if self._norms_sums else hidden
+        hidden = hidden.add_(self._feed(layer, hidden, note))
+        return self._norm(layer.feed_norm, hidden) if self._norms_sums else hidden
+
+    def _norm(self, norm: NormFactors | None, x: paddle.Tensor) -> paddle.Tensor:
+        return x if norm is None else norm(x, self._eps)
 
     def _feed(self, layer: LayerWeights, hidden: paddle.Tensor, note) -> paddle.Tensor:
         norm = layer.input_norm if self._shares_norm else layer.feed_norm
-        x = hidden if norm is None else norm(hidden, self._eps)
+        x = hidden if self._norms_sums else self._norm(norm, hidden)
         if layer.routed is not None:
             return self._placement.tensor.sum_(run_experts(layer.routed, x, self._experts, note=note), "projections")
         if layer.gate is None:
@@ -218,8 +223,7 @@ class DecoderForward:
             inner = gated(self._activation, layer.gate(x), layer.up(x))
         else:
             inner = ACTIVATIONS[self._activation](layer.gate(x)).multiply_(layer.up(x))
-        fed = self._gather_sum(layer.down, inner)
-        return fed if layer.fed_norm is None else layer.fed_norm(fed, self._eps)
+        return self._norm(layer.fed_norm, self._gather_sum(layer.down, inner))
 
     def _gather_sum(self, affine: Affine, x: paddle.Tensor) -> paddle.Tensor:
         """Return ``affine`` of x [M, in], whose columns may be split over the tensor group; the bias is added once."""
@@ -227,7 +231,8 @@ class DecoderForward:
         return y if affine.bias is None else y.add_(affine.bias)
 
     def _logits(self, hidden: paddle.Tensor) -> paddle.Tensor:
-        x = self._weights.norm(hidden, self._eps)
+        x = self._norm(self._weights.norm, hidden)
+        x = x if self._weights.project_out is None else paddle.matmul(x, self._weights.project_out)
         bias = self._weights.head_bias
         logits = HeadProduct(self._weights.head, cap=self._logit_cap).logits(x)
         return logits if bias is None else logits.add_(widen(bias))

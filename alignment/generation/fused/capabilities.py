@@ -64,11 +64,19 @@ def model_obstacle(
         return f"the fused engine cannot compute {', '.join(missing)} of this {config.model_type} model"
     if num_stages > 1:
         return f"the fused engine needs all layers in one process, pipeline_parallel_degree={num_stages}"
-    if tensor_degree > 1 and config.family.norms_all_heads:
-        return f"the fused engine normalises all heads in one process, tensor_parallel_degree={tensor_degree}"
     widths = {"hidden": config.hidden_size, **_inner_widths(config, tensor_degree, tensor_index, expert_degree)}
     odd = [f"{name} {size}" for name, size in widths.items() if size % 2]
     return f"the kernels need even widths, a process has {' and '.join(odd)}" if odd else None
+
+
+def length_obstacle(config: Any, longest: int) -> str | None:
+    """Return in one line why the kernels cannot run prompts with answers of ``longest`` tokens, None if they can."""
+    if config.angle_limit is None or longest <= config.angle_limit:
+        return None
+    return (
+        f"the fused engine has the rotary angles of rows up to original_max_position_embeddings={config.angle_limit} "
+        f"only, max_length={longest}"
+    )
 
 
 def _inner_widths(config: Any, tensor_degree: int, tensor_index: int, expert_degree: int) -> dict[str, int]:

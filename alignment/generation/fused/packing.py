@@ -110,7 +110,7 @@ class BlockBudget(NamedTuple):
     @classmethod
     def plan(cls, config: Any, settings: FusedSettings, *, block_bytes: int) -> BlockBudget:
         """Return a budget with as many blocks as fit in memory, but no more than all slots can use."""
-        longest = min(settings.max_length or config.longest_sequence, config.longest_sequence)
+        longest = min(settings.max_length or config.longest_generated, config.longest_generated)
         enough = settings.num_slots * blocks_of_slot(longest, settings.block_tokens)
         return cls(settings.block_tokens, min(settings.kv_bytes // block_bytes, enough), block_bytes, longest)
 

@@ -79,17 +79,20 @@ class Decoder(nn.Layer):
         self.chunks = placement.layers(config.num_hidden_layers)
         """The layer numbers of each chunk of this stage."""
         self._starts: list[paddle.Tensor] = []
-        self._rotation = PositionTables(*config.rotary_frequencies())
+        self._rotation = PositionTables(*config.rotary_frequencies(), config.long_frequencies)
         self._local_rotation = self._rotation
         if config.rope_local_base_freq is not None:
             self._local_rotation = PositionTables(*config.rotary_frequencies(is_local=True))
         size, index, width = placement.tensor.size, placement.tensor.index, config.hidden_size
         self._sizes = layer_sizes(config, tensor_degree=size, tensor_index=index)
-        self.embed_tokens = None
+        self.embed_tokens = self.project_in = self.project_out = None
         if placement.is_first if with_embedding is None else with_embedding:
             first, last = even_cut(config.vocab_size, size, index)
             scale = config.embedding_scale
-            self.embed_tokens = Embedding(last - first, width, first_row=first, dtype=dtype, scale=scale)
+            narrow = config.head_width
+            self.embed_tokens = Embedding(last - first, narrow, first_row=first, dtype=dtype, scale=scale)
+        if config.embedding_size is not None and placement.is_first:
+            self.project_in = Linear(config.embedding_size, width, bias=False, dtype=dtype)
         self.embed_positions = None
         if config.learned_positions and placement.is_first:
             offset = config.family.position_offset
@@ -102,7 +105,9 @@ class Decoder(nn.Layer):
             shapes = local_layer_shapes(config, **placement.tensor_place, has_experts=config.has_experts(n))
             layers[n] = DecoderLayer(config, shapes, number=n, **form)
         self.layers = NumberedLayers(layers)
-        self.norm = build_norm(width, config, dtype=dtype) if placement.is_last else None
+        self.norm = build_norm(width, config, dtype=dtype) if placement.is_last and not config.norms_sums else None
+        if config.embedding_size is not None and placement.is_last:
+            self.project_out = Linear(width, config.embedding_size, bias=False, dtype=dtype)
 
     def forward(
         self,
@@ -144,7 +149,9 @@ class Decoder(nn.Layer):
             hidden, numbers = self._starts[-1], self.chunks[-1]
         *before, last = numbers
         hidden = self._run_layer(last, self._run(before, hidden, plan), plan, wanted)
-        return plan.region.collect(self.norm(hidden))
+        for layer in (self.norm, self.project_out):
+            hidden = hidden if layer is None else layer(hidden)
+        return plan.region.collect(hidden)
 
     @property
     def dtype(self) -> paddle.dtype:
@@ -154,6 +161,12 @@ class Decoder(nn.Layer):
             return getattr(paddle, self._dtype_name)
         norms = (self.layers[held[0]].get(role) for role in NORMS)
         return next(norm.weight.dtype for norm in norms if norm is not None)
+
+    @property
+    def last_layer(self) -> nn.Layer:
+        """What runs last on the last stage."""
+        last = [layer for layer in (self.norm, self.project_out) if layer is not None]
+        return last[-1] if last else self.layers[self.chunks[-1][-1]]
 
     def run_chunk(self, index: int, batch: TokenBatch, hidden: paddle.Tensor | None) -> paddle.Tensor:
         """Return the output [m, H] of chunk ``index`` of this stage, before the final norm; m is ``boundary_rows``.
@@ -182,6 +195,8 @@ class Decoder(nn.Layer):
     def _embed(self, tokens: PackedTokens, plan: SequencePlan) -> paddle.Tensor:
         PASSED.add(tokens.forest)
         hidden = self.embed_tokens(paddle.to_tensor(tokens.packed, "int64"), plan.region)
+        if self.project_in is not None:
+            hidden = self.project_in(hidden)
         if self.embed_positions is not None:
             positions = paddle.to_tensor(plan.attention.positions, "int64")
             hidden = hidden + self.embed_positions(positions, plan.region)
@@ -210,7 +225,12 @@ class Decoder(nn.Layer):
 
         Dropout differs between rows, and the balance of experts counts every row's tokens: nothing is shared there.
         """
-        return pack(ids, lengths) if self.shares_tokens else Forest.plain(lengths, ids.shape[1])
+        return pack(ids, lengths) if self._may_share(lengths) else Forest.plain(lengths, ids.shape[1])
+
+    def _may_share(self, lengths: np.ndarray) -> bool:
+        """Return whether rows of ``lengths`` share tokens: not those that have other rotary angles."""
+        is_long = lengths > (self.config.angle_limit or np.inf)
+        return self.shares_tokens and (is_long.all() or not is_long.any())
 
     @property
     def shares_tokens(self) -> bool:
@@ -229,17 +249,17 @@ class Decoder(nn.Layer):
         config, placement, positions = self.config, self.placement, tokens.positions
         limit = config.longest_sequence
         rope_type = (config.rope_scaling or {}).get("rope_type")
-        if rope_type in ("dynamic", "longrope") and positions.max(initial=0) >= limit:
-            name = f"{'original_' if rope_type == 'longrope' else ''}max_position_embeddings"
+        if rope_type == "dynamic" and positions.max(initial=0) >= limit:
             raise DataError(
-                f"a row of {positions.max() + 1} tokens: rope_type {rope_type} changes the rotary angles of rows "
-                f"longer than {name}={limit}, which is not supported; shorten the rows"
+                f"a row of {positions.max() + 1} tokens: rope_type dynamic changes the rotary angles of rows "
+                f"longer than max_position_embeddings={limit}, which is not supported; shorten the rows"
             )
         attention = RotaryAttention(
             lengths=tokens.forest.lengths,
             shared=tokens.forest.shared,
             positions=positions,
             rotation=self._rotation,
+            is_long=tokens.in_rows_beyond(config.angle_limit),
             num_heads=self._sizes.heads,
             num_kv_heads=self._sizes.kv_heads,
             window=None if config.has_local_layers else config.sliding_window,

@@ -114,6 +114,7 @@ class DecoderLayer(RoleLayers):
         parts = {"attention": (names[0], attention), "feed_forward": (names[1], feed_forward)}
         super().__init__(parts | norms)
         self._is_parallel, self._shares_norm = config.parallel_block, config.shared_norm
+        self._norms_sums = config.norms_sums
 
     def forward(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None = None) -> paddle.Tensor:
         """Return [rows, H] for hidden [rows, H], or [T, H] of the ``wanted`` tokens."""
@@ -127,17 +128,25 @@ class DecoderLayer(RoleLayers):
             routes = routes and routes.at(wanted.rows)
         if self._is_parallel:
             return hidden + attended + self._feed(hidden, plan, use, routes)
-        hidden = hidden + attended
-        return hidden + self._feed(hidden, plan, use, routes)
+        hidden = self._sum("input_norm", hidden + attended)
+        return self._sum("feed_norm", hidden + self._feed(hidden, plan, use, routes))
+
+    def _sum(self, role: str, hidden: paddle.Tensor) -> paddle.Tensor:
+        """Return what the layer passes on of a sum: itself, or normalised by the norm of this role."""
+        return self[role](hidden) if self._norms_sums else hidden
+
+    def _before(self, role: str) -> nn.Layer | None:
+        """Return the norm of what attention or feed-forward reads."""
+        return None if self._norms_sums else self.get(role)
 
     def _attend(self, hidden: paddle.Tensor, plan: SequencePlan, wanted: WantedTokens | None) -> paddle.Tensor:
-        attended = self["attention"](_norm(self.get("input_norm"), hidden), plan, wanted)
+        attended = self["attention"](_norm(self._before("input_norm"), hidden), plan, wanted)
         return _norm(self.get("attended_norm"), attended)
 
     def _feed(
         self, hidden: paddle.Tensor, plan: SequencePlan, use: AdapterUse, routes: RecordedRoutes | None
     ) -> paddle.Tensor:
-        norm = self["input_norm"] if self._shares_norm else self.get("feed_norm")
+        norm = self["input_norm"] if self._shares_norm else self._before("feed_norm")
         fed = self["feed_forward"](_norm(norm, hidden), plan.region, use, plan.balance, routes)
         return _norm(self.get("fed_norm"), fed)
 

@@ -17,8 +17,7 @@ from alignment.models.decoder.adapter_use import ADAPTED, AdapterUse
 from alignment.ops.embedding import embedding, scale_embedding
 from alignment.ops.linear import add_bias, linear
 from alignment.ops.nf4 import BLOCK, Nf4Weight, nf4_product
-from alignment.ops.precision import widen
-from alignment.ops.rms_norm import NORM_OFFSETS, layer_norm, offset_weight, rms_norm
+from alignment.ops.rms_norm import NORM_OFFSETS, layer_norm, mean_square, offset_weight, rms_norm, scale_to
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.tensor.regions import TensorRegion, embed_rows, enter
 
@@ -75,21 +74,13 @@ class RmsNorm(nn.Layer):
 class AllHeadsNorm(RmsNorm):
     """Root mean square normalisation of all heads of a token together, of which this process may hold some."""
 
-    def __init__(self, width: int, *, heads: int, head_dim: int, eps: float, dtype: str) -> None:
-        """``width`` numbers are here, of ``heads`` heads in all."""
-        super().__init__(width, eps=eps, dtype=dtype)
-        self._heads, self._head_dim = heads, head_dim
-
     def forward(self, x: paddle.Tensor, group: Group = ALONE) -> paddle.Tensor:
         """Return x [rows, width] normalised by the heads of all processes of ``group``."""
         if group.size == 1:
             return super().forward(x)
-        wide = widen(x)
-        # A head of which several processes have a copy is counted once.
-        numbers = self._heads * self._head_dim * max(1, group.size // self._heads)
-        squares = (wide * wide).sum(axis=-1, keepdim=True) / numbers
-        mean = enter(TensorRegion(group).leave(squares), group)
-        return (wide * paddle.rsqrt(mean + self.eps) * widen(self.weight)).astype(x.dtype)
+        # Each has equally many, copied heads included, so the mean of the means is that of all heads.
+        mean = enter(TensorRegion(group).leave(mean_square(x) / group.size), group)
+        return scale_to(x, mean, self.weight, self.eps)
 
 
 class LayerNorm(nn.Layer):
@@ -167,8 +158,7 @@ def build_layer(
     """
     shape = shapes[f"{weight.name}.weight"]
     if weight.cut_dimension in ("queries", "keys") and weight.kind == "norm":
-        heads = config.dimensions[weight.cut_dimension] // config.head_dim
-        return AllHeadsNorm(shape[0], heads=heads, head_dim=config.head_dim, eps=config.rms_norm_eps, dtype=dtype)
+        return AllHeadsNorm(shape[0], eps=config.rms_norm_eps, dtype=dtype)
     if weight.kind == "norm":
         return build_norm(shape[0], config, dtype=dtype)
     kind = RowParallelLinear if weight.cut == "rows" else Linear

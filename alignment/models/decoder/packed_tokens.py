@@ -23,6 +23,16 @@ class PackedTokens:
     positions: np.ndarray
     """[M] the rotary position of each packed token."""
 
+    def in_rows_beyond(self, limit: int | None) -> np.ndarray | None:
+        """Return [M] bool: whether a token's row has more than ``limit`` positions; None if none has."""
+        if limit is None or self.positions.max(initial=0) < limit:
+            return None
+        own = self.forest.lengths - (0 if self.forest.shared is None else self.forest.shared)
+        rows = np.repeat(np.arange(len(own)), own)
+        ends = np.zeros(len(own), np.int64)
+        np.maximum.at(ends, rows, self.positions + 1)
+        return (ends > limit)[rows]
+
     @property
     def packed(self) -> np.ndarray:
         """[M] token ids."""

@@ -117,7 +117,7 @@ class ScoreModel(nn.Layer):
         self.placement = placement
         self.adapter: Adapter | None = None
         """What ``models.adapters.attach`` attached."""
-        head = options.head(config.hidden_size)
+        head = options.head(config.head_width)
         self.whole_shapes = whole_shapes(config, self.kind, **head)
         """The shape of every parameter of the unsplit model, by name."""
         self.parts = placement.parts(config, self.kind, **head)
@@ -125,9 +125,9 @@ class ScoreModel(nn.Layer):
         self.model = Decoder(config, dtype=dtype, placement=placement)
         self.score = self.gating = None
         if placement.is_last:
-            self.score = Linear(config.hidden_size, options.num_labels, bias=options.score_bias, dtype="float32")
+            self.score = Linear(config.head_width, options.num_labels, bias=options.score_bias, dtype="float32")
             if options.gating:
-                self.gating = GatingNetwork(options.gating, config.hidden_size, options.num_labels)
+                self.gating = GatingNetwork(options.gating, config.head_width, options.num_labels)
         self.normalizer = build_normalizer(options.normalizer_type, options.normalizer_momentum)
         self._unlearned: list[np.ndarray] = []
 

@@ -176,7 +176,7 @@ def load_score_model(
     stored = options if is_gated else dataclasses.replace(options, gating=None)
     check_tensors(
         found,
-        whole_shapes(config, "score", **stored.head(config.hidden_size)),
+        whole_shapes(config, "score", **stored.head(config.head_width)),
         folder,
         allowed_missing=SCORE_HEAD if new_score_head else ("score.bias",),
         allowed_unknown=(LM_HEAD, HEAD_BIAS),

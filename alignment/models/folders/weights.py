@@ -48,7 +48,7 @@ def _list_whole(folder: Path, config: DecoderConfig, naming: Naming) -> Iterator
     """Yield unsplit tensors, matrices as [out, in], under their names in the files."""
     files = find_weight_files(folder)
     parts = [list(_list_part(files, paths, config, naming)) for paths in files.parts]
-    shapes = {**whole_shapes(config, "causal"), "score.weight": (config.hidden_size, 1)}
+    shapes = {**whole_shapes(config, "causal"), "score.weight": (config.head_width, 1)}
     if len(parts) == 1:
         tags = {files.format.read_tag(path) for path in files.parts[0]}
         if config.family.files or not is_paddle_layout(
@@ -65,7 +65,7 @@ def _list_whole(folder: Path, config: DecoderConfig, naming: Naming) -> Iterator
         _by_name((piece for whole in part for piece in split_fused(whole, config, folder)), folder) for part in parts
     ]
     if config.tie_word_embeddings:
-        embedding = (config.vocab_size, config.hidden_size)
+        embedding = (config.vocab_size, config.head_width)
         shapes[LM_HEAD] = embedding if _ties_head(config) else embedding[::-1]
     named_shapes = {name: shapes.get(naming(name) or "") for part in split for name in part}
     for tensor in join_parts(split, named_shapes, folder):
@@ -95,7 +95,7 @@ def _as_hugging_face(tensor: StoredTensor, name: str | None, config: DecoderConf
     """Return a tensor of PaddleNLP in Hugging Face's layout."""
     is_same = name is None or not is_transposed(name)
     if name == LM_HEAD and config.tie_word_embeddings:
-        embedding = (config.vocab_size, config.hidden_size)
+        embedding = (config.vocab_size, config.head_width)
         is_same = tensor.shape == embedding and (embedding != embedding[::-1] or _ties_head(config))
     return tensor if is_same else Transposed(tensor)
 

@@ -44,7 +44,7 @@ class Head:
 
     @cached_property
     def _states(self) -> int:
-        return self.targets * self.config.hidden_size * self.item
+        return self.targets * self.config.head_width * self.item
 
     @cached_property
     def hidden(self) -> int:
@@ -54,7 +54,7 @@ class Head:
     @cached_property
     def weight(self) -> int:
         """Elements of the head."""
-        return self._columns * self.config.hidden_size
+        return self._columns * self.config.head_width
 
     @cached_property
     def _earlier(self) -> int:

@@ -46,7 +46,7 @@ class TeacherTeams:
 
         ``found`` has those that this team computed with ``model``, the teacher, and is empty afterwards.
         """
-        batch, width = self._topology.batch, model.config.hidden_size
+        batch, width = self._topology.batch, model.config.head_width
         own = set(positions_of(batches, batch.size, batch.index)) if self._topology.pipeline.is_last else set()
         kept = {}
         for number, positions in enumerate(self.shares(batches)):

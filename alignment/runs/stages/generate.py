@@ -82,7 +82,7 @@ class Generation:
     @property
     def longest_prompt(self) -> int:
         """Maximum tokens of a prompt."""
-        positions, answer = self.voice.config.longest_sequence, self.parsed.answers.max_dec_len
+        positions, answer = self.voice.config.longest_generated, self.parsed.answers.max_dec_len
         room = positions - answer
         if room < 2:
             raise ArgumentError(

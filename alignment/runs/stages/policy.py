@@ -75,7 +75,7 @@ def open_engine(
     kernels = device_kernels()
     obstacle = kernels.obstacle(model.config)
     if obstacle is None:
-        longest = max_length or model.config.longest_sequence
+        longest = max_length or model.config.longest_generated
         settings = FusedSettings(
             num_slots=num_slots,
             kv_memory=kv_memory

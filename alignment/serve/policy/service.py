@@ -63,7 +63,7 @@ class PolicyService:
     @property
     def longest(self) -> int:
         """Maximum tokens of a prompt and its answer."""
-        positions = self.voice.config.longest_sequence
+        positions = self.voice.config.longest_generated
         return min(positions, self.settings.max_length or positions)
 
     @property
