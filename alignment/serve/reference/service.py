@@ -30,15 +30,15 @@ class ReferenceSettings:
     """How a reference is served."""
 
     rows_per_batch: int = 16
-    """GivenAnswers of a pass."""
+    """Answers of a pass."""
     max_queue: int = 1024
-    """GivenAnswers that wait."""
+    """Answers that wait."""
     request_timeout: float = 600.0
     device: str | None = None
 
 
 class GivenAnswers(NamedTuple):
-    """GivenAnswers whose log-probs are asked for."""
+    """Answers whose log-probs are asked for."""
 
     prompts: list[list[int]]
     responses: list[list[int]]
