@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> None:
     """Serve until a signal."""
-    from alignment.runs.launch import choose_fastest
+    from alignment.runs.launch import prepare_device
     from alignment.serve.counters import ServerCounters
     from alignment.serve.page.routes import page_routes
     from alignment.serve.shell import Address, bind, build_app, read_access, serve
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     access = read_access(arguments.host, arguments.token_file, arguments.max_body_bytes)
     bound = bind(Address(arguments.host, arguments.port))
     log.configure(output_dir=None, is_main=True)
-    choose_fastest(arguments.device)
+    prepare_device(arguments.device)
     counters = ServerCounters()
     policies = _policy_routes(arguments, access, counters)
     rewards = _reward_routes(arguments, access, counters)

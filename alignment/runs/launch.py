@@ -101,10 +101,15 @@ def choose_operators(world: Group, *, wanted: bool) -> None:
         log.info(f"training and scoring: Paddle's operators ({obstacle})")
 
 
-def choose_fastest(device: str | None) -> None:
-    """Use what a run uses by default on ``device`` (None: the one that Paddle finds), in a process that is alone."""
-    choose_operators(ALONE, wanted=select_device(device) == "cpu")
+def prepare_device(wanted: str | None) -> str:
+    """Return the device to use (None: the one that Paddle finds) in a process that is alone and only reads models.
+
+    From here on it computes with the operators that a run uses there by default.
+    """
+    device = select_device(wanted)
+    choose_operators(ALONE, wanted=device == "cpu")
     choose_sharing(None)
+    return device
 
 
 def choose_sharing(wanted: bool | None) -> None:

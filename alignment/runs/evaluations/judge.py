@@ -13,7 +13,7 @@ from alignment.errors import ArgumentError, TooLongError
 from alignment.models.config import read_config
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template, template_warning
-from alignment.parallel.initialise import select_device
+from alignment.runs.launch import prepare_device
 from alignment.runs.stages.policy import choose_template
 from alignment.runs.stages.scoring_sources import SourceBuilder, Texts, model_folder
 from alignment.runs.stages.source_inputs import check_sources, source_contents
@@ -78,7 +78,7 @@ class AnswerJudge:
 
     def _open(self) -> Any:
         if self._scorer is None:
-            device = select_device(self._parsed.eval.device)
+            device = prepare_device(self._parsed.eval.device)
             builder = SourceBuilder(self._parsed.sources, self._texts, device=device, base_dir=self._parsed.base_dir)
             self._scorer = builder.build()
         return self._scorer

@@ -21,13 +21,13 @@ from alignment.evaluation.perplexity import RowWindow, perplexity, windows
 from alignment.models.decoder.logprobs import graded_logprobs
 from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, working_dtype
 from alignment.parallel.build_runner import build_runner
-from alignment.parallel.initialise import select_device
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
 from alignment.runs.evaluations.answers import short_name
 from alignment.runs.evaluations.summary import Sample, Summary, both_ends
 from alignment.runs.evaluations.work import EvalWork
 from alignment.runs.frozen import frozen_model
+from alignment.runs.launch import prepare_device
 from alignment.runs.stages.policy import Voice
 from alignment.runs.stages.stage import ALONE, cut
 from alignment.training.objectives import IGNORED_LABEL
@@ -108,7 +108,7 @@ class PerplexityWork(EvalWork):
 
     def rows(self, units: Iterable[range]) -> Iterator[list[dict[str, Any]]]:
         """Yield for each row of each unit the sum of its losses and its number of counted tokens."""
-        device = select_device(self.given.device)
+        device = prepare_device(self.given.device)
         model = load_causal_lm(self.folder, dtype=working_dtype(self.folder, device), tokenizer=self.voice.tokenizer)
         model.eval()
         runner = build_runner(model, Topology(device=device))

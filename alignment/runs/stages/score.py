@@ -13,7 +13,7 @@ import numpy as np
 from alignment.arguments.parsed import Parsed
 from alignment.data.sources.tables import Table, read_table
 from alignment.errors import DataError
-from alignment.parallel.initialise import select_device
+from alignment.runs.launch import prepare_device
 from alignment.runs.stages.answered import AnsweredRow, read_answered
 from alignment.runs.stages.score_arguments import ScoreArguments
 from alignment.runs.stages.scoring_sources import SourceBuilder, Texts
@@ -77,7 +77,7 @@ class Scoring:
     def rows(self, units: Iterable[range]) -> Iterator[list[dict[str, Any]]]:
         """Yield the rows of each unit with the rewards of their answers."""
         texts = Texts()
-        device = select_device(self.given.device)
+        device = prepare_device(self.given.device)
         scorer = SourceBuilder(self.parsed.sources, texts, device=device, base_dir=self.parsed.base_dir).build()
         for unit in units:
             answered = [self.answered[number] for number in unit]
