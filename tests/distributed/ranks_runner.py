@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, to_grid, token_values
 from alignment.models.decoder.placement import Placement
+from alignment.models.decoder.replay import ExpertReplay
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.initialise import initialise
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.parallel.topology import Topology
-from alignment.records import Loss, TokenBatch
+from alignment.records import NO_EXPERT, Loss, TokenBatch
 from alignment.runs.offline.pairs import REWARD_PAIRS, pair_batch
 from alignment.runs.offline.train import build_task
 from alignment.trainers.objectives import REWARD
@@ -85,6 +87,18 @@ def policy_task(count: int) -> tuple[list[TokenBatch], Any]:
     return ragged_batches(count), lambda model: policy_objective(loss, temperature=0.7, with_entropy=True)
 
 
+def expert_task(count: int) -> tuple[list[TokenBatch], Any]:
+    """Return those of ``policy_task`` with experts to replay: two of five drawn for most tokens, none for others."""
+    batches, make = policy_task(count)
+    generator, recorded = np.random.default_rng(7), []
+    for batch in batches:
+        five = np.tile(np.arange(5, dtype=np.uint8), (*batch.input_ids.shape, 8, 1))
+        experts = generator.permuted(five, axis=3)[..., :2]
+        experts[:, 2] = NO_EXPERT["uint8"]
+        recorded.append(replace(batch, routed_experts=experts))
+    return recorded, make
+
+
 def value_task(count: int) -> tuple[list[TokenBatch], Any]:
     """Return micro-batches and what makes the objective of a model: values."""
 
@@ -109,7 +123,7 @@ TASKS = {
     "policy": ("causal", policy_task),
     "value": ("score", value_task),
     "pairs": ("score", pair_task),
-    "experts": ("experts", policy_task),
+    "experts": ("experts", expert_task),
 }
 EXPERTS = {
     "model_type": "qwen2_moe",
@@ -148,7 +162,10 @@ def run_all(layout: Layout, counts: Sequence[int], tied: bool, recompute: bool) 
 
 
 def run_task(runner: ModelRunner, batches: list[TokenBatch], make_objective: Any, topology: Topology) -> dict[str, Any]:
-    """Run ``batches`` forward, twice forward and backward, and forward again; experts are balanced in the first."""
+    """Run ``batches`` forward, twice forward and backward, and forward again; experts are balanced in the first.
+
+    Those of the batches are replayed in the last two.
+    """
     model = runner.model
     balancing = None if runner.model.config.experts is None else BalancingLoss("policy", runner, topology)
     read = read_logprobs if model.kind == "causal" else read_values
@@ -166,11 +183,15 @@ def run_task(runner: ModelRunner, batches: list[TokenBatch], make_objective: Any
     if balancing is not None:
         first = [*first, {key: np.float32(metric.value) for key, metric in balancing.finish(batches).items()}]
         balancing.begin(batches, 0.0)
+        model.model.replay = ExpertReplay(topology.world)
     second = runner.forward_backward(batches, Objective(objective.read, loss))
     shared = runner.share(seen)
     if balancing is not None:
         second = [*second, {key: np.float32(metric.value) for key, metric in balancing.finish(batches).items()}]
     after = runner.forward(batches, read)
+    if balancing is not None:
+        second[-1]["mismatch"] = np.float32(model.model.replay.mismatch())
+        model.model.replay = None
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     return {
         "outputs": [before, after],
