@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -28,10 +30,16 @@ struct Task {
   const SamplerKernels* kernels;
 };
 
-// Memory of one row: `padded` values each, but one sum for each block.
+// Memory of one row: `padded` values each, but one sum and one largest weight for each block.
 struct Scratch {
-  float *scaled, *allowed, *weights;
+  float *allowed, *weights, *tops;
   double* sums;
+};
+
+// What a token is drawn from: weights are exp(logits / divisor - top).
+struct Source {
+  const float* logits;
+  float divisor, top;
 };
 
 const SamplerKernels& kernels_here() {
@@ -49,42 +57,63 @@ const SamplerKernels& kernels_here() {
   return sampler_kernels_scalar;
 }
 
-// How much each bucket of weights holds: how many of them, or their sum.
-enum class Measure { count, sum };
+// Return the k-th largest weight. The k-th largest of the blocks' largest is at most that, so only the blocks that
+// reach it are searched. `spare` has room for all weights.
+float kth_largest(const Scratch& row, int padded, int k, float* spare) {
+  const int blocks = padded / BLOCK;
+  float least = 0.0f;
+  if (k < blocks) {
+    std::copy(row.tops, row.tops + blocks, spare);
+    std::nth_element(spare, spare + k - 1, spare + blocks, std::greater<float>());
+    least = spare[k - 1];
+  }
+  int found = 0;
+  for (int block = 0; block < blocks; ++block) {
+    if (row.tops[block] < least) continue;
+    for (int i = block * BLOCK; i < (block + 1) * BLOCK; ++i) {
+      spare[found] = row.weights[i];
+      found += row.weights[i] >= least;
+    }
+  }
+  std::nth_element(spare, spare + k - 1, spare + found, std::greater<float>());
+  return spare[k - 1];
+}
 
-// Return the smallest value v such that the weights <= v together measure more than goal, else the largest weight.
-// Floats that are not negative are ordered as their bits, so it is found in three rounds of ten or eleven bits: the
-// bucket that passes the goal, then only its members. `members` has room for n values; `weights` may be `members`.
-float smallest_passing(const float* weights, int n, Measure measure, double goal, float* members) {
-  constexpr int BUCKETS = 1024;  // 1.0, the largest weight, has the bits 0x3F800000: below 2^30
-  double held[BUCKETS], below = 0.0;
+uint32_t bits_of(float weight) {
+  uint32_t bits;
+  std::memcpy(&bits, &weight, sizeof(bits));
+  return bits;
+}
+
+// Return the smallest value v such that the weights <= v add up to more than goal, else the largest weight. Floats that
+// are not negative are ordered as their bits, so it is found in three rounds of ten bits: the bucket that passes the
+// goal, then only its members. Weights of a bucket share their exponent, so in double precision their sum is exact, in
+// whatever order they are added: four sums take turns. `members` has room for n values; `weights` may be `members`.
+float smallest_passing(const float* weights, int n, double goal, float* members) {
+  constexpr int BUCKETS = 1024, TURNS = 4;  // 1.0, the largest weight, has the bits 0x3F800000: below 2^30
+  double below = 0.0;
   uint32_t found = 0;
   for (int shift = 20; shift >= 0; shift -= 10) {
-    std::memset(held, 0, sizeof(held));
-    bool occupied[BUCKETS] = {};
+    double held[TURNS][BUCKETS] = {};
     for (int i = 0; i < n; ++i) {
-      uint32_t bits;
-      std::memcpy(&bits, &weights[i], sizeof(bits));
-      const uint32_t bucket = (bits >> shift) & (BUCKETS - 1);
-      held[bucket] += measure == Measure::count ? 1.0 : static_cast<double>(weights[i]);
-      occupied[bucket] = true;
+      held[i % TURNS][(bits_of(weights[i]) >> shift) & (BUCKETS - 1)] += static_cast<double>(weights[i]);
     }
     uint32_t chosen = 0;
     double before_chosen = below;
     for (uint32_t bucket = 0; bucket < BUCKETS; ++bucket) {
-      if (!occupied[bucket]) continue;
+      const double sum = (held[0][bucket] + held[1][bucket]) + (held[2][bucket] + held[3][bucket]);
+      if (sum == 0.0) continue;
       chosen = bucket, before_chosen = below;
-      below += held[bucket];
+      below += sum;
       if (below > goal) break;
     }
     below = before_chosen;
     found |= chosen << shift;
     int kept = 0;
     for (int i = 0; i < n; ++i) {
-      uint32_t bits;
-      std::memcpy(&bits, &weights[i], sizeof(bits));
-      members[kept] = weights[i];
-      kept += ((bits >> shift) & (BUCKETS - 1)) == chosen;
+      const float weight = weights[i];
+      members[kept] = weight;
+      kept += ((bits_of(weight) >> shift) & (BUCKETS - 1)) == chosen;
     }
     weights = members, n = kept;
   }
@@ -99,50 +128,50 @@ double add_blocks(const double* sums, int blocks) {
   return total;
 }
 
+// Whether only some of the allowed tokens may be drawn.
+bool filters(const AcSampling& options, int vocab) {
+  return options.do_sample && ((options.top_k > 0 && options.top_k < vocab) || options.top_p < 1.0);
+}
+
 // Set all weights but the top-k and then the top-p to 0; ties with the last one kept are kept.
 void keep_likeliest(const Task& task, const Scratch& row, float* spare) {
   const AcSampling& options = *task.options;
   if (options.top_k > 0 && options.top_k < task.vocab) {
-    const double rest = task.vocab - options.top_k;
-    const float bound = smallest_passing(row.weights, task.vocab, Measure::count, rest, spare);
+    const float bound = kth_largest(row, task.padded, options.top_k, spare);
     task.kernels->drop_below(row.weights, task.padded, bound, row.sums);
   }
   if (options.top_p < 1.0) {
     const double rest = (1.0 - options.top_p) * add_blocks(row.sums, task.padded / BLOCK);
-    const float bound = smallest_passing(row.weights, task.vocab, Measure::sum, rest, spare);
+    const float bound = smallest_passing(row.weights, task.vocab, rest, spare);
     task.kernels->drop_below(row.weights, task.padded, bound, row.sums);
   }
 }
 
-// Return the first token whose cumulative weight exceeds uniform * total: block by block, then inside one block.
-int pick(const Scratch& row, int padded, double uniform) {
-  const int blocks = padded / BLOCK;
-  double goal = uniform * add_blocks(row.sums, blocks), before = 0.0;
+// Return the first token whose cumulative weight exceeds uniform * total: block by block, then inside one block, whose
+// weights `weigh(block)` gives.
+template <class Weigh>
+int pick(const double* sums, int blocks, double uniform, Weigh weigh) {
+  double goal = uniform * add_blocks(sums, blocks), before = 0.0;
   // Rounding can put the goal at the very total; the last block that has any weight is meant then.
   int chosen = 0;
   double before_chosen = 0.0;
   for (int block = 0; block < blocks; ++block) {
-    const double after = before + row.sums[block];
+    const double after = before + sums[block];
     if (after > before) chosen = block, before_chosen = before;
     if (after > goal) break;
     before = after;
   }
   goal -= before_chosen;
+  const float* weights = weigh(chosen);
   double sum = 0.0;
   int token = chosen * BLOCK;
-  for (int i = chosen * BLOCK; i < (chosen + 1) * BLOCK; ++i) {
-    if (!(row.weights[i] > 0.0f)) continue;
-    token = i;
-    sum += row.weights[i];
+  for (int i = 0; i < BLOCK; ++i) {
+    if (!(weights[i] > 0.0f)) continue;
+    token = chosen * BLOCK + i;
+    sum += weights[i];
     if (sum > goal) break;
   }
   return token;
-}
-
-int first_equal(const float* values, float wanted) {
-  int i = 0;
-  while (values[i] != wanted) ++i;
-  return i;
 }
 
 // Write logits after the penalty and the masks to row.allowed; false when they stay as they are.
@@ -165,30 +194,49 @@ bool restrict_logits(const Task& task, const float* logits, bool forbid_stops, c
   return true;
 }
 
+// Fill row.sums and, where filters need them, row.weights and row.tops.
+void weigh(const Task& task, const Source& from, const Scratch& row) {
+  const SamplerKernels& kernels = *task.kernels;
+  if (!filters(*task.options, task.vocab)) {
+    kernels.add_up(from.logits, task.vocab, from.divisor, from.top, row.sums);
+  } else {
+    kernels.weigh(from.logits, task.vocab, from.divisor, from.top, row.weights, row.tops, row.sums);
+  }
+}
+
+int draw_from(const Task& task, const Source& from, double uniform, const Scratch& row) {
+  const int blocks = task.padded / BLOCK;
+  if (filters(*task.options, task.vocab)) {
+    keep_likeliest(task, row, row.allowed);
+    return pick(row.sums, blocks, uniform, [&](int block) { return row.weights + block * BLOCK; });
+  }
+  return pick(row.sums, blocks, uniform, [&](int block) {
+    const int start = block * BLOCK;
+    double sum;
+    task.kernels->weigh(from.logits + start, std::min(BLOCK, task.vocab - start), from.divisor, from.top, row.weights,
+                        row.tops, &sum);
+    return row.weights;
+  });
+}
+
+// Logits are read twice, once for the largest and once for the sum.
 Outcome draw(const Task& task, const float* logits, double uniform, bool forbid_stops, const uint8_t* seen,
              const Scratch& row, int64_t* token, float* logprob) {
   const AcSampling& options = *task.options;
   const SamplerKernels& kernels = *task.kernels;
-  const int blocks = task.padded / BLOCK;
-  const float top = kernels.scale(logits, task.vocab, options.temperature, row.scaled);
-  if (!std::isfinite(top)) return Outcome::damaged;
-  kernels.exponentiate(row.scaled, task.padded, top, row.weights, row.sums);
-  const double log_total = top + std::log(add_blocks(row.sums, blocks));
-  const bool restricted = restrict_logits(task, logits, forbid_stops, seen, row);
-  if (restricted) {
-    const float divisor = options.do_sample ? options.temperature : 1.0f;
-    const float highest = kernels.scale(row.allowed, task.vocab, divisor, row.allowed);
-    if (!std::isfinite(highest)) return Outcome::nothing_allowed;
-    if (options.do_sample) kernels.exponentiate(row.allowed, task.padded, highest, row.weights, row.sums);
-    *token = first_equal(row.allowed, highest);
-  } else {
-    *token = first_equal(row.scaled, top);
+  Source from{logits, options.temperature, kernels.highest(logits, task.vocab) / options.temperature};
+  if (!std::isfinite(from.top)) return Outcome::damaged;
+  weigh(task, from, row);
+  const double log_total = from.top + std::log(add_blocks(row.sums, task.padded / BLOCK));
+  if (restrict_logits(task, logits, forbid_stops, seen, row)) {
+    from = {row.allowed, options.do_sample ? options.temperature : 1.0f, 0.0f};
+    from.top = kernels.highest(row.allowed, task.vocab) / from.divisor;
+    if (!std::isfinite(from.top)) return Outcome::nothing_allowed;
+    if (options.do_sample) weigh(task, from, row);
   }
-  if (options.do_sample) {
-    keep_likeliest(task, row, row.allowed);
-    *token = pick(row, task.padded, uniform);
-  }
-  *logprob = static_cast<float>(row.scaled[*token] - log_total);
+  *token = options.do_sample ? draw_from(task, from, uniform, row)
+                             : kernels.first_equal(from.logits, task.vocab, from.divisor, from.top);
+  *logprob = static_cast<float>(logits[*token] / options.temperature - log_total);
   return Outcome::drawn;
 }
 
@@ -236,15 +284,16 @@ int32_t ac_sample(int32_t rows, int32_t vocab, const float* logits, const double
   const Task task = {vocab, padded, num_stops, stop_tokens, options, &kernels_here()};
   const int workers = std::max(1, std::min(threads, rows));
   try {
-    std::vector<float> values(static_cast<size_t>(3) * padded * workers);
-    std::vector<double> sums(static_cast<size_t>(blocks) * workers);
+    // Not set to zero: most calls touch little of it.
+    const size_t row_floats = static_cast<size_t>(2) * padded + blocks;
+    const std::unique_ptr<float[]> values(new float[row_floats * workers]);
+    const std::unique_ptr<double[]> sums(new double[static_cast<size_t>(blocks) * workers]);
     std::vector<Outcome> outcomes(rows);
 #pragma omp parallel for num_threads(workers) schedule(static)
     for (int32_t i = 0; i < rows; ++i) {
       const int worker = omp_get_thread_num();
-      float* base = values.data() + static_cast<size_t>(3) * padded * worker;
-      double* block_sums = sums.data() + static_cast<size_t>(blocks) * worker;
-      const Scratch scratch = {base, base + padded, base + 2 * padded, block_sums};
+      float* base = values.get() + row_floats * worker;
+      const Scratch scratch = {base, base + padded, base + 2 * padded, sums.get() + static_cast<size_t>(blocks) * worker};
       outcomes[i] = draw(task, logits + static_cast<size_t>(i) * vocab, uniforms[i], forbid_stops && forbid_stops[i],
                          seen ? seen[i] : nullptr, scratch, &tokens[i], &logprobs[i]);
     }

@@ -14,9 +14,11 @@ namespace {
 constexpr int LANES = 8;
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-typedef double Doubles __attribute__((vector_size(8 * LANES)));
+typedef float HalfFloats __attribute__((vector_size(2 * LANES)));
+typedef double HalfDoubles __attribute__((vector_size(4 * LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 
+#define AC_INLINE_MEMBER inline __attribute__((always_inline))
 #define AC_INLINE static inline __attribute__((always_inline))
 
 AC_INLINE Floats load(const float* from) {
@@ -55,29 +57,58 @@ AC_INLINE Floats exp_not_positive(Floats x) {
   return choose(~vanishes, power * first * second, Floats{});
 }
 
-// Lanes are added in a fixed tree.
-AC_INLINE double add_up(Doubles x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+// A sum in double precision for each lane. In two halves: where registers are shorter than eight doubles, compilers move
+// a vector of eight through memory for every addition.
+struct Sum {
+  HalfDoubles low, high;
 
-float scale(const float* logits, int vocab, float divisor, float* scaled) {
-  const int whole = vocab / LANES * LANES, padded = (vocab + BLOCK - 1) / BLOCK * BLOCK;
-  const float lowest = -__builtin_inff();
-  Floats top = spread(lowest);
+  AC_INLINE_MEMBER void add(Floats x) {
+    HalfFloats first, second;
+    memcpy(&first, &x, sizeof(first));
+    memcpy(&second, reinterpret_cast<const char*>(&x) + sizeof(first), sizeof(second));
+    low += __builtin_convertvector(first, HalfDoubles);
+    high += __builtin_convertvector(second, HalfDoubles);
+  }
+  // Lanes are added in a fixed tree.
+  AC_INLINE_MEMBER double total() const {
+    const HalfDoubles x = low + high;
+    return (x[0] + x[2]) + (x[1] + x[3]);
+  }
+};
+
+float highest(const float* logits, int vocab) {
+  const int whole = vocab / LANES * LANES;
+  float result = -__builtin_inff();
+  Floats tops = spread(result);
   Ints damaged = {};
-  for (int i = 0; i < padded; i += LANES) {
-    Floats x = spread(lowest);
-    if (i < whole) x = load(logits + i);
-    if (i == whole) memcpy(&x, logits + i, sizeof(float) * (vocab - whole));
-    x = x / divisor;
+  for (int i = 0; i < whole; i += LANES) {
+    const Floats x = load(logits + i);
     damaged |= (Ints)(x != x);
-    top = choose((Ints)(x > top), x, top);
-    store(scaled + i, x);
+    tops = choose((Ints)(x > tops), x, tops);
   }
-  float result = lowest;
+  bool is_damaged = false;
   for (int lane = 0; lane < LANES; ++lane) {
-    if (damaged[lane]) return __builtin_nanf("");
-    if (top[lane] > result) result = top[lane];
+    is_damaged |= damaged[lane] != 0;
+    if (tops[lane] > result) result = tops[lane];
   }
-  return result;
+  for (int i = whole; i < vocab; ++i) {
+    is_damaged |= logits[i] != logits[i];
+    if (logits[i] > result) result = logits[i];
+  }
+  return is_damaged ? __builtin_nanf("") : result;
+}
+
+int first_equal(const float* logits, int vocab, float divisor, float scaled) {
+  int i = 0;
+  for (; i + BLOCK <= vocab; i += BLOCK) {
+    Ints found = {};
+    for (int j = i; j < i + BLOCK; j += LANES) found |= (Ints)(load(logits + j) / divisor == scaled);
+    bool any = false;
+    for (int lane = 0; lane < LANES; ++lane) any |= found[lane] != 0;
+    if (any) break;
+  }
+  while (logits[i] / divisor != scaled) ++i;
+  return i;
 }
 
 void penalise(const float* logits, const uint8_t* seen, int vocab, float penalty, float* out) {
@@ -92,32 +123,61 @@ void penalise(const float* logits, const uint8_t* seen, int vocab, float penalty
   for (; i < vocab; ++i) out[i] = !seen[i] ? logits[i] : logits[i] < 0 ? logits[i] * penalty : logits[i] / penalty;
 }
 
-void exponentiate(const float* scaled, int padded, float top, float* weights, double* sums) {
-  for (int start = 0; start < padded; start += BLOCK) {
-    Doubles sum = {};
-    for (int i = start; i < start + BLOCK; i += LANES) {
-      const Floats weight = exp_not_positive(load(scaled + i) - top);
-      store(weights + i, weight);
-      sum += __builtin_convertvector(weight, Doubles);
+// The weights of LANES logits, of which the first `count` are in the vocabulary.
+AC_INLINE Floats weights_of(const float* logits, int count, float divisor, float top) {
+  Floats x = spread(-__builtin_inff());
+  if (count >= LANES) {
+    x = load(logits);
+  } else if (count > 0) {
+    memcpy(&x, logits, sizeof(float) * count);
+  }
+  return exp_not_positive(x / divisor - top);
+}
+
+void add_up(const float* logits, int vocab, float divisor, float top, double* sums) {
+  for (int start = 0; start < vocab; start += BLOCK) {
+    Sum sum = {};
+    const int end = start + BLOCK < vocab ? start + BLOCK : vocab;
+    for (int i = start; i < end; i += LANES) {
+      sum.add(weights_of(logits + i, vocab - i, divisor, top));
     }
-    sums[start / BLOCK] = add_up(sum);
+    sums[start / BLOCK] = sum.total();
+  }
+}
+
+void weigh(const float* logits, int vocab, float divisor, float top, float* weights, float* tops, double* sums) {
+  for (int start = 0; start < vocab; start += BLOCK) {
+    Sum sum = {};
+    Floats largest = {};
+    for (int i = start; i < start + BLOCK; i += LANES) {
+      const Floats weight = weights_of(logits + i, vocab - i, divisor, top);
+      store(weights + i, weight);
+      largest = choose((Ints)(weight > largest), weight, largest);
+      sum.add(weight);
+    }
+    float most = 0.0f;
+    for (int lane = 0; lane < LANES; ++lane) {
+      if (largest[lane] > most) most = largest[lane];
+    }
+    tops[start / BLOCK] = most;
+    sums[start / BLOCK] = sum.total();
   }
 }
 
 void drop_below(float* weights, int padded, float bound, double* sums) {
   for (int start = 0; start < padded; start += BLOCK) {
-    Doubles sum = {};
+    Sum sum = {};
     for (int i = start; i < start + BLOCK; i += LANES) {
       const Floats weight = load(weights + i), kept = choose((Ints)(weight >= bound), weight, Floats{});
       store(weights + i, kept);
-      sum += __builtin_convertvector(kept, Doubles);
+      sum.add(kept);
     }
-    sums[start / BLOCK] = add_up(sum);
+    sums[start / BLOCK] = sum.total();
   }
 }
 
 }  // namespace
 
-const SamplerKernels AC_JOIN(sampler_kernels_, AC_ISA) = {scale, penalise, exponentiate, drop_below};
+const SamplerKernels AC_JOIN(sampler_kernels_, AC_ISA) = {highest, first_equal, penalise, add_up, weigh, drop_below};
 
 }  // namespace ac
