@@ -170,6 +170,10 @@ class Completion:
     routed_experts: np.ndarray | None = None
     """[p + r, layers, k] unsigned, the experts that each token of prompt and answer was given to, where they were asked
     for; see ``TokenBatch.routed_experts``."""
+    drafted: int | None = None
+    """Number of drafted tokens that were computed for it (None: the engine drafts none)."""
+    accepted: int | None = None
+    """Number of those that were right; each saved the answer a pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +198,10 @@ class Rollout:
     """The share of these choices that the policy's own routers make otherwise (None: not measured)."""
     rollout_logprobs: np.ndarray | None = None
     """[N, R] float32, computed by the generation engine."""
+    drafted: np.ndarray | None = None
+    """[N] int64, drafted tokens that were computed for the response (None: the engine drafts none)."""
+    accepted: np.ndarray | None = None
+    """[N] int64, those of them that were right."""
     old_logprobs: np.ndarray | None = None
     """[N, R] float32, the denominator of the policy's ratio: the trainer's before the update (or the engine's, if
     ``rollout/gate.py`` decides so)."""

@@ -60,7 +60,19 @@ def _coerce_union(raw: Any, members: list[Any], constraint: Constraint) -> Any:
         if isinstance(raw, bool) or str(raw).lower() in ("true", "false"):
             return _coerce_bool(raw)
         members = [m for m in members if m is not bool]
+    words = [m for m in members if get_origin(m) is Literal]
+    if words and len(members) > 1:
+        return _coerce_number_or_word(raw, next(m for m in members if m not in words), words[0], constraint)
     return coerce(raw, members[0], constraint)
+
+
+def _coerce_number_or_word(raw: Any, number: Any, words: Any, constraint: Constraint) -> Any:
+    if isinstance(raw, str) and raw in get_args(words):
+        return raw
+    try:
+        return coerce(raw, number, constraint)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {describe_type(words)}") from None
 
 
 def _coerce_list(raw: Any, item_hint: Any, constraint: Constraint) -> tuple[Any, ...]:

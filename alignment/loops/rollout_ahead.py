@@ -107,6 +107,8 @@ def _as_json(rollout: Rollout) -> dict[str, Any]:
         "routed_experts": _pack_experts(rollout.routed_experts),
         "logprobs": [row[:length].tolist() for row, length in zip(rollout.rollout_logprobs, lengths, strict=True)],
         "policy_version": rollout.policy_version,
+        "drafted": None if rollout.drafted is None else rollout.drafted.tolist(),
+        "accepted": None if rollout.accepted is None else rollout.accepted.tolist(),
     }
 
 
@@ -138,4 +140,10 @@ def _from_json(saved: dict[str, Any]) -> Rollout:
         routed_experts=_unpack_experts(saved.get("routed_experts")),
         rollout_logprobs=pad_right(logprobs, max(map(len, responses)), 0.0),
         policy_version=saved["policy_version"],
+        drafted=_counts(saved.get("drafted")),
+        accepted=_counts(saved.get("accepted")),
     )
+
+
+def _counts(saved: list[int] | None) -> np.ndarray | None:
+    return None if saved is None else np.array(saved, np.int64)

@@ -69,6 +69,7 @@ class Collector:
         logprobs = np.zeros((len(rows), width), np.float32)
         for row, completion in zip(logprobs, completions, strict=True):
             row[: len(completion.logprobs)] = completion.logprobs
+        has_drafts = completions[0].drafted is not None
         return Rollout(
             prompts=tuple(ids),
             responses=tuple(c.token_ids for c in completions),
@@ -78,6 +79,8 @@ class Collector:
             labels=tuple(sample.get("label") for sample in rows),
             routed_experts=tuple(c.routed_experts for c in completions if c.routed_experts is not None),
             rollout_logprobs=logprobs,
+            drafted=np.array([c.drafted for c in completions], np.int64) if has_drafts else None,
+            accepted=np.array([c.accepted for c in completions], np.int64) if has_drafts else None,
             policy_version=policy_version,
         )
 

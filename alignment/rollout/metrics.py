@@ -24,7 +24,7 @@ def describe_experience(experience: Experience) -> dict[str, Metric]:
     """Return the metrics of one judged rollout; names under ``train/`` are the reference suite's."""
     rollout = experience.rollout
     metrics = _rewards(experience) | _lengths(rollout) | _advantages(experience) | dict(experience.metrics)
-    metrics |= describe_sources(rollout) | _variety(rollout)
+    metrics |= describe_sources(rollout) | _variety(rollout) | _drafts(rollout)
     metrics["policy/entropy"] = rollout.entropy[rollout.checked_tokens].mean()
     if rollout.ref_logprobs is not None:
         metrics |= _kl(rollout)
@@ -103,6 +103,18 @@ def _variety(rollout: Rollout) -> dict[str, Any]:
     shared = overlap(rollout.responses, rollout.group_ids)
     repeated = {"rollout/repetition": np.mean([repeated_share(response) for response in rollout.responses])}
     return repeated if shared is None else repeated | {"rollout/overlap": shared}
+
+
+def _drafts(rollout: Rollout) -> dict[str, Any]:
+    """Return the share of drafted tokens that were right, and the tokens that a response got with a pass."""
+    if rollout.drafted is None:
+        return {}
+    tokens, drafted, accepted = (int(x.sum()) for x in (rollout.response_lengths, rollout.drafted, rollout.accepted))
+    return {
+        "rollout/drafted_tokens": drafted,
+        "rollout/accepted_drafts": accepted / drafted if drafted else 0.0,
+        "rollout/tokens_per_pass": tokens / (tokens - accepted),
+    }
 
 
 def _advantages(experience: Experience) -> dict[str, float]:

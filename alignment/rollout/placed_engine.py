@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from alignment.generation.engine import Engine, GenerationOptions
+from alignment.generation.fused.drafts import PreviousAnswers
 from alignment.parallel.roles import RoleRanks, RoleWork, share_work
 from alignment.records import Completion
 from alignment.rollout.rollout_weights import RolloutWeights
@@ -16,11 +17,20 @@ from alignment.rollout.rollout_weights import RolloutWeights
 class PlacedEngine:
     """An ``Engine`` that all processes of a run call alike, and that generates on the rollout ranks only."""
 
-    def __init__(self, inner: Engine | None, who: RoleRanks, *, weights: RolloutWeights | None) -> None:
+    def __init__(
+        self,
+        inner: Engine | None,
+        who: RoleRanks,
+        *,
+        weights: RolloutWeights | None,
+        previous: PreviousAnswers | None = None,
+    ) -> None:
         """``inner`` generates in this process (None: it is not one of ``who``).
 
-        ``weights`` moves the trained weights from the policy's ranks to those of ``who`` (None: they are there).
+        ``weights`` moves the trained weights from the policy's ranks to those of ``who`` (None: they are there);
+        ``previous`` records all answers on all ranks (None: nothing does).
         """
+        self._previous = previous
         self._inner = inner
         self._who = who
         self._weights = weights
@@ -50,7 +60,10 @@ class PlacedEngine:
     ) -> list[Completion]:
         """See ``Engine.generate``; the completions are the same in every process."""
         address = {"seed": seed, "sequence_ids": sequence_ids}
-        return share_work([RoleWork(self._who, partial(self._generate, prompts, options, **address))])[0]
+        found = share_work([RoleWork(self._who, partial(self._generate, prompts, options, **address))])[0]
+        if self._previous is not None:
+            self._previous.record(prompts, found)
+        return found
 
     def _generate(self, *arguments: Any, **address: Any) -> list[Completion]:
         return self._inner.generate(*arguments, **address)

@@ -9,6 +9,7 @@ import numpy as np
 
 from alignment.architecture.parts import even_cut
 from alignment.generation.engine import Engine, GenerationOptions
+from alignment.generation.fused.drafts import PreviousAnswers
 from alignment.generation.prompt_checks import check_prompts
 from alignment.parallel.comms.group import Group
 from alignment.parallel.comms.together import everywhere
@@ -22,13 +23,22 @@ class TeamEngine:
     An error in one replica is raised in all, with the same message.
     """
 
-    def __init__(self, inner: Engine, replicas: Group, *, config: Any, weights: RolloutWeights | None = None) -> None:
+    def __init__(
+        self,
+        inner: Engine,
+        replicas: Group,
+        *,
+        config: Any,
+        weights: RolloutWeights | None = None,
+        previous: PreviousAnswers | None = None,
+    ) -> None:
         """``inner`` generates in this process's replica, whose number is this process's index in ``replicas``.
 
         ``config`` is the model's DecoderConfig; ``weights`` moves the trained weights into the layout of ``inner``
-        (None: they are already in it).
+        (None: they are already in it); ``previous`` records the answers of all replicas (None: nothing does).
         """
         self._inner = inner
+        self._previous = previous
         self._replicas = replicas
         self._config = config
         self._weights = weights
@@ -67,7 +77,10 @@ class TeamEngine:
 
         completions = everywhere(self._replicas, work)
         gathered = self._replicas.gather_objects(completions, "completions")
-        return [completion for part in gathered for completion in part]
+        found = [completion for part in gathered for completion in part]
+        if self._previous is not None:
+            self._previous.record(prompts, found)
+        return found
 
     def release(self) -> None:
         """See ``Engine.release``."""

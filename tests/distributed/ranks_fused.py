@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import paddle
 
@@ -12,7 +13,7 @@ from alignment.errors import UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused.fused_engine import FusedEngine
-from alignment.generation.fused.fused_settings import FusedSettings
+from alignment.generation.fused.fused_settings import AUTO, WEIGHT_TYPES, FusedSettings
 from alignment.generation.fused.kernels import CPU_KERNELS, Kernels
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
@@ -98,6 +99,26 @@ def generate_in_bytes(layout: Layout) -> list[list[tuple]]:
         weights = ranks_generation.whole_weights(config)
         engine.load_weights(ranks_generation.part_of_weights(config, Placement.of(topology), weights), 0)
         found.append(ranks_generation.plain(engine.generate(PROMPTS, OPTIONS["sampled"], seed=1, sequence_ids=IDS)))
+    return found
+
+
+def generate_with_drafts(layout: Layout) -> dict[str, list]:
+    """Return by type of weights: completions without drafts, with them, with those of last time, and both counts."""
+    topology, config = initialise(device="cpu", seed=1, layout=layout), config_of("qwen2")
+    part = ranks_generation.part_of_weights(config, Placement.of(topology), ranks_generation.whole_weights(config))
+    part = list(part)
+    found = {}
+    for weight_type in WEIGHT_TYPES:
+        made: list[Any] = []
+        for drafts in (0, AUTO):
+            how = {"speculative_tokens": drafts, "speculative_method": "previous", "weight_type": weight_type}
+            model, seat = SimpleNamespace(config=config), EnginePlacement(tensor=topology.tensor)
+            engine = FusedEngine(model, FusedSettings(num_slots=3, max_rows=7, **how), placement=seat)
+            engine.load_weights(part, 0)
+            for _ in range(1 + (drafts == AUTO)):
+                answers = engine.generate(PROMPTS, OPTIONS["sampled"], seed=1, sequence_ids=IDS)
+                made.append([(c.token_ids.tolist(), c.logprobs.tobytes(), c.finish_reason) for c in answers])
+        found[weight_type] = [*made, engine.counts.drafted, engine.counts.accepted]
     return found
 
 

@@ -44,6 +44,7 @@ def ranks_of(layout: Layout) -> dict[str, tuple]:
         "cuda": ("generate", FAMILIES_OF["cuda"]),
         "experts": ("generate", FAMILIES_OF["experts"]),
         "bytes": ("generate_in_bytes",),
+        "drafts": ("generate_with_drafts",),
         "fail": ("fail", "llama"),
         "fail cuda": ("fail", CUDA),
     }
@@ -81,6 +82,14 @@ def test_whole_numbers_as_weights_give_every_rank_the_tokens_of_the_cpu_kernels(
         assert [(f[0], f[2]) for f in found] == [(w[0], w[2]) for w in wanted]
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_allclose(one[1], other[1], atol=1e-4)
+
+
+def test_drafts_change_no_bit_of_any_type_of_weights():
+    first, *others = ranks_of(TWO)["drafts"]
+    assert all(other == first for other in others)
+    for wanted, found, again, drafted, accepted in first.values():
+        assert found == wanted and again == wanted
+        assert 20 < accepted <= drafted
 
 
 @pytest.mark.parametrize("name", ["fail", "fail cuda"])

@@ -29,9 +29,10 @@ class RolloutEngineArguments:
     """What the fused engine holds keys and values in; null: what the policy is trained in."""
     rollout_kv_memory: str | None = argument(None, inert_when=_NO_ENGINE)
     """Memory for keys and values in one process, for example 2GiB; null: enough for all sequences at full length."""
-    speculative_tokens: int = argument(0, minimum=0, inert_when=_NO_ENGINE)
-    """The most tokens that the fused engine drafts for a sequence and computes in the same pass; 0: none. Drafts join
-    passes of few rows only, and never change a token or a log-prob. Not on a GPU, nor with a repetition_penalty."""
+    speculative_tokens: Literal["auto"] | int = argument(0, minimum=0, inert_when=_NO_ENGINE)
+    """The most tokens that the fused engine drafts for a sequence and computes in the same pass; 0: none; auto: as many
+    as pay by the number of sequences still running and the share of drafts that were right. A number joins passes of
+    few rows only. Drafts never change a token or a log-prob. Not on a GPU, nor with a repetition_penalty."""
     speculative_method: Literal["ngram", "previous"] = argument(
         "ngram", inert_when=(*_NO_ENGINE, where("speculative_tokens", 0))
     )

@@ -14,6 +14,7 @@ from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.generation.fused.blocks import blocks_for
 from alignment.generation.fused.capabilities import FEATURES
 from alignment.generation.fused.decode_loop import Progress, run
+from alignment.generation.fused.drafts import PreviousAnswers
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.kernels import CPU_KERNELS, Kernels, PackedModel
 from alignment.generation.fused.live_batch import LiveBatch
@@ -46,8 +47,12 @@ class FusedEngine:
         kernels: Kernels = CPU_KERNELS,
         usable_vocab_size: int | None = None,
         progress: Progress | None = None,
+        previous: PreviousAnswers | None = None,
     ) -> None:
         """Ids from ``usable_vocab_size`` on are never drawn; UserError if the kernels have an ``obstacle``.
+
+        With ``speculative_method="previous"`` drafts come from ``previous``, where the engine records its answers
+        (None: it keeps them to itself).
 
         Processes that split the layers (``placement.tensor``) get the same prompts and return the same completions.
         """
@@ -65,7 +70,7 @@ class FusedEngine:
         self._kernels = kernels
         self._packed: PackedModel | None = None
         self._loaded = False
-        self._speculation = Speculation(self._settings, is_possible=kernels.checks_drafts)
+        self._speculation = Speculation(self._settings, is_possible=kernels.checks_drafts, previous=previous)
 
     @property
     def num_bytes(self) -> int:

@@ -21,6 +21,7 @@ INT8_ROW_UNIT = 64
 """Numbers to whose multiples a GPU pads a row of int8 weights (BYTE_SLICE of csrc/cuda)."""
 KV_TYPES = ("float32", "bfloat16")
 DRAFT_METHODS = ("ngram", "previous")
+AUTO = "auto"
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
@@ -41,13 +42,14 @@ class FusedSettings:
     weight_type: str = "float32"
     kv_type: str = "float32"
     threads: int = 1
-    speculative_tokens: int = 0
-    """The most tokens that are drafted for a sequence and computed with its newest one; 0: none."""
+    speculative_tokens: int | str = 0
+    """The most tokens that are drafted for a sequence and computed with its newest one; 0: none; ``auto``: as many as
+    pay by the share of drafts that were right."""
     speculative_method: str = "ngram"
     """Where drafts come from: ``ngram``, the sequence itself; ``previous``, also the last answers to its prompt."""
 
     def __post_init__(self) -> None:
-        length, block = self.max_length, self.block_tokens
+        length, block, drafts = self.max_length, self.block_tokens, self.speculative_tokens
         rules = (
             ("num_slots", self.num_slots >= 1, "1 or more"),
             ("max_length", length is None or length >= 2, "2 or more, or none"),
@@ -56,7 +58,7 @@ class FusedSettings:
             ("weight_type", self.weight_type in WEIGHT_TYPES, ", ".join(WEIGHT_TYPES)),
             ("kv_type", self.kv_type in KV_TYPES, ", ".join(KV_TYPES)),
             ("threads", self.threads >= 1, "1 or more"),
-            ("speculative_tokens", self.speculative_tokens >= 0, "0 or more"),
+            ("speculative_tokens", drafts == AUTO or drafts >= 0, "0 or more, or auto"),
             ("speculative_method", self.speculative_method in DRAFT_METHODS, ", ".join(DRAFT_METHODS)),
         )
         problems = [

@@ -52,6 +52,10 @@ class Sequence:
     """The sequence that is still computing the shared prefix."""
     source: int | None = None
     """The shared block that must be copied into this sequence's own block before it is written."""
+    drafted: int = 0
+    """Number of tokens of the answer that were drafted, right or wrong (speculative decoding)."""
+    accepted: int = 0
+    """Number of those that were right."""
     ask: Ask | None = None
     """The request that wants this answer, of an engine that takes requests while it runs."""
     choice: int = 0

@@ -13,8 +13,9 @@ from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
 from alignment.generation.fused.capabilities import length_obstacle
+from alignment.generation.fused.drafts import PreviousAnswers
 from alignment.generation.fused.fused_engine import FusedEngine
-from alignment.generation.fused.fused_settings import ROWS_ON_DEVICE, FusedSettings, full_length_bytes
+from alignment.generation.fused.fused_settings import AUTO, ROWS_ON_DEVICE, FusedSettings, full_length_bytes
 from alignment.generation.kernel_choice import device_kernels
 from alignment.loops.rollout_ahead import RolloutAhead
 from alignment.models.decoder.decoder import CausalLM
@@ -46,6 +47,8 @@ class EngineRows(NamedTuple):
     """The most that a replica generates at once; -1: all of its share."""
     usable: int
     """The size of the smallest vocabulary of those who read the ids."""
+    previous: PreviousAnswers | None = None
+    """See ``open_engine``."""
 
 
 class EngineLines(NamedTuple):
@@ -61,8 +64,16 @@ class EngineLines(NamedTuple):
         log.info(self.description)
 
 
-def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -> Engine:
-    """Return the rollout engine of an on-policy run; see ``open_engine``."""
+def previous_answers(parsed: Parsed) -> PreviousAnswers | None:
+    """Return what holds the answers that drafts come from, empty; None if none do."""
+    engine = parsed.engine
+    return PreviousAnswers() if engine.speculative_tokens and engine.speculative_method == "previous" else None
+
+
+def build_engine(
+    launch: Launch, roles: Roles, policy: Learner, plan: RowPlan, *, previous: PreviousAnswers | None
+) -> Engine:
+    """Return the rollout engine of an on-policy run, which drafts from ``previous``; see ``open_engine``."""
     # The critics read the same ids, and their embedding may be smaller.
     readers = (roles.policy, *roles.critics.values())
     rows = EngineRows(
@@ -70,14 +81,24 @@ def build_engine(launch: Launch, roles: Roles, policy: Learner, plan: RowPlan) -
         at_once=launch.parsed.on_policy.per_device_rollout_batch_size,
         usable=min(model.config.vocab_size for model in readers),
     )
-    return open_engine(launch, policy, rows, shows_plan=launch.parsed.parallel.distributed_dry_run)
+    shows_plan = launch.parsed.parallel.distributed_dry_run
+    return open_engine(launch, policy, rows, previous=previous, shows_plan=shows_plan)
 
 
-def open_engine(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan: bool = False) -> Engine:
+def open_engine(
+    launch: Launch,
+    policy: Learner,
+    rows: EngineRows,
+    *,
+    previous: PreviousAnswers | None = None,
+    shows_plan: bool = False,
+) -> Engine:
     """Return the engine that samples from ``policy`` in the layout that ``eval_mode`` names, and log which it is.
 
-    ``shows_plan``: print which process sends which weights to which.
+    ``previous`` holds the answers of all replicas that drafts come from, on every process (None: no drafts, or a
+    replica's own). ``shows_plan``: print which process sends which weights to which.
     """
+    rows = rows._replace(previous=previous)
     if launch.roles and launch.topology.world_size > 1:
         return _open_placed(launch, policy, rows, shows_plan=shows_plan)
     parsed, topology, model = launch.parsed, launch.topology, policy.runner.model
@@ -101,7 +122,7 @@ def open_engine(launch: Launch, policy: Learner, rows: EngineRows, *, shows_plan
         weights = RolloutWeights(topology, parts, wanted, dtype=launch.dtype)
         if shows_plan:
             weights.show()
-    return TeamEngine(inner, placement.replicas, config=config, weights=weights)
+    return TeamEngine(inner, placement.replicas, config=config, weights=weights, previous=previous)
 
 
 def build_ahead(launch: Launch, engine: Engine, policy: Learner) -> RolloutAhead:
@@ -157,7 +178,7 @@ def _open_placed(launch: Launch, policy: Learner, rows: EngineRows, *, shows_pla
         weights = RolloutWeights(launch.topology, list(held), wanted, dtype=launch.dtype)
         if shows_plan:
             weights.show()
-    return PlacedEngine(inner, who, weights=weights)
+    return PlacedEngine(inner, who, weights=weights, previous=rows.previous)
 
 
 def _build_inner(
@@ -187,12 +208,14 @@ def _build_inner(
         f"{settings.kv_bytes / 2**20:.0f} MiB of keys and values in {settings.kv_type}, weights in "
         f"{settings.weight_type}{_describe_drafts(settings)}",
     )
-    return FusedEngine(model, settings, placement=placement, kernels=kernels, usable_vocab_size=rows.usable), told
+    shared = {"placement": placement, "kernels": kernels, "usable_vocab_size": rows.usable}
+    return FusedEngine(model, settings, previous=rows.previous, **shared), told
 
 
 def _describe_drafts(settings: FusedSettings) -> str:
     most = settings.speculative_tokens
-    return f", up to {most} drafted tokens a sequence ({settings.speculative_method})" if most else ""
+    number = "as many drafted tokens as pay" if most == AUTO else f"up to {most} drafted tokens a sequence"
+    return f", {number} ({settings.speculative_method})" if most else ""
 
 
 def unused_keys(parsed: Parsed, obstacle: str | None) -> list[str]:

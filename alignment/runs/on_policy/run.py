@@ -34,7 +34,13 @@ from alignment.runs.finish import finish_run
 from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, build_entropy, critic_training
-from alignment.runs.on_policy.engines import build_ahead, build_engine, describe_restrictions, generation_options
+from alignment.runs.on_policy.engines import (
+    build_ahead,
+    build_engine,
+    describe_restrictions,
+    generation_options,
+    previous_answers,
+)
 from alignment.runs.on_policy.hacking import build_alarm, build_best_kept
 from alignment.runs.on_policy.prompts import OnPolicyData, RowPlan, ptx_batches
 from alignment.runs.on_policy.reference import judging_ranks, place_reference
@@ -80,9 +86,9 @@ class OnPolicyRun:
         self._values_from_update = takes_values_from_update(launch, plan)
         beta = launch.parsed.on_policy.ema_beta
         self._average = WeightAverage(self._learners["policy"], beta=beta) if launch.parsed.on_policy.use_ema else None
-        self._engine = RolloutEngine(
-            engine=build_engine(launch, roles, self._learners["policy"], plan), policy=self._learners["policy"]
-        )
+        self._previous = previous_answers(launch.parsed)
+        engine = build_engine(launch, roles, self._learners["policy"], plan, previous=self._previous)
+        self._engine = RolloutEngine(engine=engine, policy=self._learners["policy"])
         self._reference = place_reference(launch, roles.reference or roles.reference_client, self._learners["policy"])
         self._scorer = build_scorer(launch, roles)
         self._held_out_scorer, self._judges = against_start(self._scorer), build_judges(launch, roles)
@@ -284,6 +290,9 @@ class OnPolicyRun:
             "hacking": StatePart(self._alarm.state, self._alarm.load_state, is_optional=True),
             "kl_coeff": StatePart(lambda: self._kl.coefficient, lambda value: setattr(self._kl, "coefficient", value)),
         }
+        if self._previous is not None:
+            state = StatePart(self._previous.state, self._previous.load_state, is_optional=True)
+            parts["previous_answers"] = state
         if self._data.ptx_loader is not None:
             parts["ptx"] = loader_part(self._data.ptx_loader)
         answers = first_answers(self._held_out_scorer, self._judges)

@@ -16,7 +16,8 @@ KEYS = {
     "rm": {},
     "ppo": {"rollout_ahead": 1, "ptx_datasets": "packing-sft/test:8/-1", "ptx_coeff": 1.0, "normalize_reward": True,
             "reward_model_name_or_path": None, "reward_critic_model_name_or_path": "{reward}",
-            "reward_function": "{function.py}:score"},
+            "reward_function": "{function.py}:score",
+            "speculative_tokens": "auto", "speculative_method": "previous"},
 }  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def test_a_fresh_run_begins_at_zero(trainer, folder):
     assert held["counters"]["updates"] == 0 and set(held["updates"].values()) == {0}
     if trainer == "ppo":
         parts = {"frozen", "prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer", "hacking"}
-        parts |= {"rollout_ahead"}
+        parts |= {"rollout_ahead", "previous_answers"}
         assert set(held["parts"]) == parts
         frozen = {"the tokenizer", "the chat template", "the reference", "the file of reward_function"}
         assert set(held["parts"]["frozen"]) == frozen

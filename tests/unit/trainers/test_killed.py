@@ -22,6 +22,8 @@ SECONDS = 60
 LORA = {"lora": True, "lora_rank": 2, "lora_dropout": 0.1}
 ATTRIBUTES = ["coverage", "excess", "closed", "chatter"]
 AHEAD = {"rollout_ahead": 1, "use_adaptive_entropy": True, "entropy_target": 5.0, "entropy_coeff": 0.1}
+DRAFTS = {"speculative_tokens": "auto", "speculative_method": "previous", "num_train_epochs": 3}
+DRAFTS |= {"train_datasets": "packing-prompts/train:8/-1"}
 COARSE = {"reward_model_name_or_path": None, "reward_function": "{function.py}:parity", "max_gen_batches": 16}
 """Half of all pairs of responses have equal rewards, and are replaced by dynamic sampling."""
 ROWS = {
@@ -49,7 +51,7 @@ ROWS = {
         "ppo",
         {"rl_algorithm": "dapo", "num_return_sequences": 2, "per_device_prompt_batch_size": 2, **COARSE, **AHEAD},
     ),
-    "remax ahead": ("ppo", {"rl_algorithm": "remax", "gradient_accumulation_steps": 1, **AHEAD}),
+    "remax ahead": ("ppo", {"rl_algorithm": "remax", "gradient_accumulation_steps": 1, **AHEAD, **DRAFTS}),
     "dpo mixture": ("dpo", {"model_name_or_path": "{mixture}", "aux_loss_coef": 0.05}),
     "ppo mixture": (
         "ppo",
@@ -67,7 +69,7 @@ ROWS = {
 EXCEEDED = {
     "lagrangian ahead": ("rollout/staleness", 0),
     "dapo ahead": ("rollout/gen_batches", 1),
-    "remax ahead": ("policy/entropy_coeff", 0.1),
+    "remax ahead": ("rollout/drafted_tokens", 0),
     "dpo mixture": ("policy/load_max", 1.0),
     "ppo mixture": ("rollout/expert_mismatch", 0.0),
 }
