@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from offline_products import product_share
 from offline_work import Work
 from ppo_step_report import commit, cpu_name
 
@@ -28,7 +29,8 @@ WARM = 2
 LEAST_STEPS = WARM + 2
 """The last step is not timed: exporting follows it."""
 CLOCKS = ("wall", "CPU")
-HEADER = ("model", "objective", "rows", "TRL", "fixed", "by tokens", "fixed / TRL", "by tokens / TRL", "target", "loss")
+HEADER = ("model", "objective", "rows", "TRL", "fixed", "by tokens", "fixed / TRL", "by tokens / TRL")
+HEADER += ("products", "target", "loss")
 RANKS = (2, 8)
 UPDATES = 20
 """Updates over which the balance is measured."""
@@ -70,6 +72,7 @@ class Outcome:
             self.work.shape,
             *(f"{value:.3f} s" for value in (peer, *ours)),
             *(f"{value / peer:.2f}" for value in ours),
+            f"{product_share(self.work):.2f}",
             ", ".join(targets).replace("packed", "by tokens"),
             f"{self.difference:.1e}",
         )
@@ -131,8 +134,8 @@ def render_markdown(about: dict[str, str], outcomes: Sequence[Outcome]) -> str:
         f"{work.steps} steps of {work.batches_per_step} x {work.rows_per_batch} rows (a pair has two) on the same "
         f"weights, rows and order; equal rows have {work.length} tokens, ragged ones log-normal answers of up to "
         f"{work.longest}. By tokens: micro-batches of up to {work.max_tokens} tokens. Seconds are medians after {WARM} "
-        "steps; loss: the largest difference of a loss from TRL's over all steps and both variants. Neither side "
-        "recomputes activations.",
+        "steps; products: multiplications with weights, ours by fixed rows as a share of TRL's; loss: the largest "
+        "difference of a loss from TRL's over all steps and both variants. Neither side recomputes activations.",
         "",
     ]
     for clock in CLOCKS:
