@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import paddle
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.preference_losses import (
     SQUARES_WEIGHT,
     PairTerms,
@@ -21,6 +19,9 @@ from alignment.algorithms.preference_losses import (
 )
 from alignment.fields import Case, argument, where
 from alignment.records import Loss
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 _NO_COST = where("objective", "cost", why="a cost model has safety labels instead")
 _NO_PAIRS = where("objective", "regression", "process", why="it has no pairs")

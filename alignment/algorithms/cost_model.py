@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import paddle
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters
 from alignment.algorithms.preference_losses import (
     SQUARES_WEIGHT,
@@ -17,6 +16,9 @@ from alignment.algorithms.preference_losses import (
     token_cost_loss,
 )
 from alignment.records import Loss
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 def cost_model_loss(

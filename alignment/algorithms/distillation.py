@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from paddle import Tensor
+from typing import TYPE_CHECKING, Any
 
 from alignment.fields import argument, where
 from alignment.metrics import Metric
 from alignment.records import Loss
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 _ONLY_DATA = where("kd_coef", 0, why="kd_coef is 0: the loss is the cross-entropy alone")
 

@@ -8,4 +8,16 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """Return ``paddle.name``."""
+    if name.startswith("__"):
+        raise AttributeError(name)  # Python itself asks for them, as an import from here does
     return getattr(import_module("paddle"), name)
+
+
+class _Functional:
+    """``paddle.nn.functional``."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module("paddle.nn.functional"), name)
+
+
+functional = _Functional()

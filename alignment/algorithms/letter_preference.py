@@ -6,15 +6,17 @@ Legend: n comparisons; every pair is compared in both orders, so that a liking f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import paddle.nn.functional as F
-from paddle import Tensor
 
+from alignment.algorithms.late_paddle import functional as F
 from alignment.algorithms.supervised_losses import cross_entropy
 from alignment.metrics import Metric
 from alignment.records import Loss
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 def letter_loss(

@@ -7,17 +7,19 @@ margins.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
-from paddle import Tensor
 
+from alignment.algorithms import late_paddle as paddle
+from alignment.algorithms.late_paddle import functional as F
 from alignment.algorithms.masked import masked_mean
 from alignment.errors import DataError
 from alignment.metrics import Metric
 from alignment.records import Loss
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 RegularizationConvention = Literal["paddlenlp", "safe-rlhf"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import paddle
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
 from alignment.metrics import Metric
 from alignment.records import Loss
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 def regression_loss(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from paddle import Tensor
+from typing import TYPE_CHECKING
 
 from alignment.fields import argument
 from alignment.metrics import Metric
 from alignment.records import Loss
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 def cross_entropy(logprobs: Tensor, *, denominator: float | Tensor) -> Loss:

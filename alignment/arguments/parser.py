@@ -53,16 +53,16 @@ class Values:
 
 
 Check = Callable[[Values], Iterable[str]]
-Written = Sequence[str] | Mapping[str, Any] | NestedKeys
+Written = Sequence[str] | Mapping[str, Any] | NestedKeys | Parsed
 """What the user wrote: ``[file.json | file.yaml] [--key value ...]``, keys and values of a Python call, or an object
-within a file.
+within a file; or what was made of it before.
 """
 
 
 def parse_arguments(
     groups: Groups, written: Written, *, checks: Sequence[Check] = (), absent: list[str] | None = None
 ) -> Parsed:
-    """Parse ``written`` into one frozen instance per group; the command line wins over the file.
+    """Parse ``written`` into one frozen instance per group, unless it is parsed; the command line wins over the file.
 
     A ``Choice`` contributes the group added by its key's value; keys of its other groups are refused by name.
     ``checks`` look at combinations of values and yield one message per problem; a check that reads a key of another
@@ -70,6 +70,8 @@ def parse_arguments(
     in a run. Raises one ArgumentError with all problems: unknown, repeated, missing, mistyped and out-of-range
     keys, refused values, and missing paths. ``--help`` lists the keys, ``--help KEY`` explains one; both exit.
     """
+    if isinstance(written, Parsed):
+        return written
     if not isinstance(written, (Mapping, NestedKeys)) and not HELP_FLAGS.isdisjoint(written):
         show_help(groups, written)
     sources, base_dir = _read_sources(written)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int | None:
 
     from alignment.runs.entry import GO_ON, run_entry
 
-    run_entry(lambda _: trainer.train(argv[1:], host=host), go_on=GO_ON)
+    run_entry(lambda parsed: trainer.train(parsed, host=host), go_on=GO_ON, read=lambda _: trainer.parse(argv[1:]))
 
 
 def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:
@@ -56,7 +56,7 @@ def train_here(name: str, arguments: Mapping[str, Any]) -> Finished:
             "start Python again and call alignment.train before Paddle is imported, or set these variables first"
         )
     parsed = trainer.parse(arguments)
-    trainer.train(arguments, host=host)
+    trainer.train(parsed, host=host)
     folder = Path(parsed.training.output_dir)
     return Finished(folder, list(read_json_lines(folder / "metrics.jsonl")))
 

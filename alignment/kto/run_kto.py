@@ -15,4 +15,5 @@ from alignment.runs.entry import GO_ON, run_entry  # noqa: E402
 from alignment.trainers.registered import TRAINERS  # noqa: E402
 
 if __name__ == "__main__":
-    run_entry(lambda argv: TRAINERS["kto"].train(argv, host=HOST), go_on=GO_ON)
+    TRAINER = TRAINERS["kto"]
+    run_entry(lambda parsed: TRAINER.train(parsed, host=HOST), go_on=GO_ON, read=TRAINER.parse)

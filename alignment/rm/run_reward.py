@@ -12,7 +12,8 @@ require_packages()
 HOST = prepare_host()  # before the first import of Paddle, which reads these settings once
 
 from alignment.runs.entry import GO_ON, run_entry  # noqa: E402
-from alignment.trainers.reward.build import train  # noqa: E402
+from alignment.trainers.registered import TRAINERS  # noqa: E402
 
 if __name__ == "__main__":
-    run_entry(lambda argv: train(argv, host=HOST), go_on=GO_ON)
+    TRAINER = TRAINERS["rm"]
+    run_entry(lambda parsed: TRAINER.train(parsed, host=HOST), go_on=GO_ON, read=TRAINER.parse)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from alignment.errors import UserError
 from alignment.parallel.comms.guard import leave_cause
@@ -20,15 +20,21 @@ GO_ON = "continue with --resume_from_checkpoint true --overwrite_output_dir fals
 """How an interrupted run of a trainer is continued."""
 
 
-def run_entry(compute: Callable[[Sequence[str]], int | None], *, go_on: str = "") -> NoReturn:
+def run_entry(
+    compute: Callable[[Any], int | None], *, go_on: str = "", read: Callable[[Sequence[str]], Any] | None = None
+) -> NoReturn:
     """Call ``compute(arguments)`` and exit with the status it returns (None: 0); ``go_on`` is told on Ctrl-C.
+
+    ``read`` is called first, before Paddle is imported, so that a wrong argument is told at once; ``compute`` then gets
+    what it returns.
 
     Exit with 2 and one message on a UserError, 1 and a traceback on a bug, 130 on Ctrl-C, 143 on SIGTERM.
     """
-    end_quietly()
     status, together = 0, True
     try:
-        status = compute(sys.argv[1:]) or 0
+        given = sys.argv[1:] if read is None else read(sys.argv[1:])
+        end_quietly()
+        status = compute(given) or 0
     except UserError as error:
         leave_cause(error)
         print(f"error: {error}", file=sys.stderr, flush=True)

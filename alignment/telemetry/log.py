@@ -9,8 +9,6 @@ import logging
 import sys
 from pathlib import Path
 
-from rich.markup import escape
-
 from alignment.telemetry.console import stderr_console
 from alignment.telemetry.files import readable_disk_errors
 
@@ -61,6 +59,8 @@ class _StderrHandler(logging.Handler):
         time = logging.Formatter(datefmt="%H:%M:%S").formatTime(record, "%H:%M:%S")
         is_warning = record.levelno >= logging.WARNING
         mark = "warning: " if is_warning else ""
+        from rich.markup import escape
+
         console = stderr_console()
         if console.is_terminal:
             style = "yellow" if is_warning else "default"

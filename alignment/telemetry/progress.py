@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
-
-from rich import progress as rich_progress
-from rich.markup import escape
-from rich.table import Column
+from typing import TYPE_CHECKING, Any
 
 from alignment.telemetry.console import stderr_console
 from alignment.telemetry.log import info
 from alignment.telemetry.tables import format_number
+
+if TYPE_CHECKING:
+    from rich import progress as rich_progress
 
 WIDE = 160
 """The minimum width of a terminal, in columns, to show everything."""
@@ -39,6 +38,8 @@ class Progress:
     def __enter__(self) -> Progress:
         self._started_at = time.monotonic()
         if self._bar is not None:
+            from rich.markup import escape
+
             self._bar.start()
             self._task = self._bar.add_task(
                 escape(self.description), total=self.total, completed=self.completed, shown=""
@@ -59,6 +60,8 @@ class Progress:
             for name, value in list(shown.items())[: self._num_shown]
         )
         if self._bar is not None:
+            from rich.markup import escape
+
             self._bar.update(self._task, completed=self.completed, **({"shown": escape(numbers)} if numbers else {}))
         elif numbers:
             info(self._line(numbers))
@@ -87,6 +90,9 @@ def _is_wide() -> bool:
 
 
 def _make_bar() -> rich_progress.Progress:
+    from rich import progress as rich_progress
+    from rich.table import Column
+
     return rich_progress.Progress(
         rich_progress.TextColumn("[bold]{task.description}"),
         rich_progress.BarColumn(bar_width=30 if _is_wide() else 12),

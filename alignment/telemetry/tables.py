@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from alignment.telemetry import log
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 _WIDTH_WITHOUT_TERMINAL = 120
 
@@ -21,6 +20,10 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     """
     if not log.is_main():
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
@@ -46,6 +49,8 @@ def format_number(value: Any) -> str:
 
 
 def _format_cell(value: Any) -> Text:
+    from rich.text import Text
+
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number:
         return Text(format_number(value), justify="right")

@@ -9,14 +9,12 @@ from typing import Any
 
 from alignment.algorithms.bradley_terry import BradleyTerryHyperparameters, bradley_terry_loss, gated_loss
 from alignment.algorithms.cost_model import cost_model_loss
-from alignment.algorithms.distillation import DistillationHyperparameters, check_own_answers, distillation_loss
+from alignment.algorithms.distillation import distillation_loss
 from alignment.algorithms.letter_preference import letter_loss
 from alignment.algorithms.preference.spec import PreferenceAlgorithm
 from alignment.algorithms.process_rewards import process_loss
 from alignment.algorithms.regression import regression_loss
-from alignment.algorithms.supervised_losses import SupervisedHyperparameters, sft_loss
-from alignment.arguments.keys.offline import SupervisedArguments
-from alignment.arguments.keys.pairwise import PairwiseArguments
+from alignment.algorithms.supervised_losses import sft_loss
 from alignment.arguments.parsed import Parsed
 from alignment.data import (
     AttributeDataset,
@@ -29,7 +27,6 @@ from alignment.data import (
     SupervisedDataset,
     UnpairedPreferenceDataset,
 )
-from alignment.data.comparison import check_comparison, check_overlong
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Loss, TokenBatch
 from alignment.runs.offline.attributes import (
@@ -60,6 +57,7 @@ from alignment.runs.offline.pairs import (
 )
 from alignment.runs.offline.steps import StepEvaluation, count_steps, read_step_scores, step_batch
 from alignment.runs.offline.supervised_evaluation import SupervisedEvaluation
+from alignment.trainers.offline_arguments import KEYS
 from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import PreferenceTrainer
 from alignment.training.objectives import (
@@ -80,8 +78,7 @@ SFT = OfflineObjective(
     read=read_logprobs,
     reader=supervised_reader,
     loss=sft_loss,
-    hyperparameters=SupervisedHyperparameters,
-    arguments=SupervisedArguments,
+    **KEYS["sft"]._asdict(),
     count=count_targets,
     make_evaluation=SupervisedEvaluation.of,
     best_metric="loss",
@@ -94,11 +91,9 @@ KD = OfflineObjective(
     title="distillation",
     model=POLICY,
     dataset=SupervisedDataset,
-    hyperparameters=DistillationHyperparameters,
     make_batch=supervised_batch,
     read=read_logprobs,
-    needs_teacher=True,
-    checks=(check_own_answers,),
+    **KEYS["kd"]._asdict(),
     loss=distillation_loss,
     count=count_targets,
     make_evaluation=LossEvaluation.of,
@@ -112,8 +107,7 @@ PAIRWISE = OfflineObjective(
     title="pairwise preference model",
     model=JUDGE,
     dataset=ComparisonDataset,
-    arguments=PairwiseArguments,
-    checks=(check_comparison, check_overlong),
+    **KEYS["pairwise"]._asdict(),
     make_batch=comparison_batch,
     rows_per_sample=2,
     targets_per_row=1,
@@ -229,7 +223,7 @@ def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
         title=trainer.label,
         model=POLICY,
         dataset=PreferenceDataset if paired else UnpairedPreferenceDataset,
-        hyperparameters=algorithm.hyperparameters,
+        **KEYS[trainer.name]._asdict(),
         make_batch=answer_batch if paired else labelled_batch,
         rows_per_sample=len(SIDES) if paired else 1,
         read=read_answer_logprobs,
@@ -237,9 +231,7 @@ def _preference_objective(trainer: PreferenceTrainer) -> OfflineObjective:
         loss=algorithm.loss,
         count=count_answers if paired else labels.count,
         labels=labels,
-        checks=algorithm.checks,
         make_survey=algorithm.make_survey,
-        needs_reference=algorithm.needs_reference,
         make_evaluation=LossEvaluation.of,
         best_metric="loss",
         shown=(f"{trainer.name}/loss", shown),

@@ -16,7 +16,7 @@ from alignment.arguments.parser import Check, Written, parse_arguments
 class Trainer:
     """An entry of ``TRAINERS``. Its package has ``arguments`` (``GROUPS``, ``CHECKS``) and ``build`` (``train``).
 
-    Both are imported only when needed: listing trainers needs no Paddle.
+    Both are imported only when needed: neither listing trainers nor reading arguments needs Paddle.
     """
 
     name: str
@@ -70,7 +70,9 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineTrainer(Trainer):
-    """A trainer with a single offline objective: the entry of its name in ``objectives.OBJECTIVES``."""
+    """A trainer with a single offline objective: the entry of its name in ``objectives.OBJECTIVES``, whose arguments
+    are in ``offline_arguments.KEYS``.
+    """
 
     package: str = "alignment.trainers"
     models: tuple[str, ...] = ("policy",)
@@ -78,20 +80,16 @@ class OfflineTrainer(Trainer):
     @property
     def groups(self) -> Groups:
         """Its argument groups."""
-        return self._module("offline").objective_groups(self._objective)
+        return self._module("offline_arguments").objective_groups(self.name)
 
     @property
     def checks(self) -> tuple[Check, ...]:
         """The checks of combinations of its arguments."""
-        return self._module("offline").objective_checks(self._objective)
+        return self._module("offline_arguments").objective_checks(self.name)
 
     def train(self, written: Written, *, host: str, observe: Callable[[Any], None] | None = None) -> None:
         """Train from the arguments to the exported model; see ``Trainer.train``."""
         self._module("offline").train_objective(self.name, self.parse(written), host=host)
-
-    @property
-    def _objective(self) -> Any:
-        return self._module("objectives").OBJECTIVES[self.name]
 
 
 @dataclass(frozen=True, kw_only=True)

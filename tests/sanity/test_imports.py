@@ -31,6 +31,9 @@ def test_contracts(repo_root):
         ("alignment.records", ["paddle"]),
         ("alignment.arguments", ["paddle", "numpy"]),
         ("alignment.data", ["paddle", "torch"]),
+        # What a script imports before it has read its arguments: a wrong one is told at once.
+        ("alignment.runs.entry, alignment.trainers.registered as r; r.TRAINERS['ppo'].checks", ["paddle", "rich"]),
+        ("alignment.trainers.registered as r; [r.TRAINERS[name].groups for name in r.TRAINERS]", ["paddle", "rich"]),
     ],
 )
 def test_importing_stays_light(repo_root, module, heavy):

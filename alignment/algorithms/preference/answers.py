@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from paddle import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from alignment.metrics import Metric
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 class PairCounts(NamedTuple):

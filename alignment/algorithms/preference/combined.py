@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
-
-from paddle import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignment.algorithms.preference.answers import PairCounts, Pairs, by_side
 from alignment.algorithms.preference.losses import LOSSES
 from alignment.algorithms.preference.terms import margin_of, mean_lengths
 from alignment.fields import show_value
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 class Combined(NamedTuple):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-from paddle import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from alignment.algorithms.preference.answers import PairCounts, reward_metrics, side_metrics
 from alignment.algorithms.preference.combined import (
@@ -23,6 +21,9 @@ from alignment.algorithms.preference.terms import TermHyperparameters, answer_cr
 from alignment.fields import Case, argument, refused
 from alignment.metrics import Metric
 from alignment.records import Loss
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 def _unless_read(hyperparameter: str) -> Case:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
-from paddle import Tensor
 
+from alignment.algorithms import late_paddle as paddle
+from alignment.algorithms.late_paddle import functional as F
 from alignment.algorithms.preference.spec import BaselineRows, LabelledAnswers, PreferenceAlgorithm
 from alignment.fields import argument
 from alignment.metrics import Metric
 from alignment.records import Loss, TokenBatch
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 DESIRABLE = "desirable"
 """Batch field [n] float32: 1 for a good answer, 0 for a bad one."""

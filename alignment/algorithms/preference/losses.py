@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from paddle import Tensor
 
 from alignment.algorithms.preference import pairwise, reference_free, update_losses
 from alignment.algorithms.preference.answers import Pairs
 from alignment.algorithms.preference.update_losses import SurveyedAnswers
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 @dataclass(frozen=True, slots=True)

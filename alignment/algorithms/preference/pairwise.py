@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import paddle
-import paddle.nn.functional as F
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
+from alignment.algorithms.late_paddle import functional as F
 from alignment.algorithms.preference.answers import Pairs
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 def smoothed(scaled: Tensor, label_smoothing: float) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import paddle
-import paddle.nn.functional as F
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
+from alignment.algorithms.late_paddle import functional as F
 from alignment.algorithms.preference.answers import Pairs, Sides
 from alignment.algorithms.preference.pairwise import smoothed
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 _SUREST = -1e-7
 """Mean log-probs above this have no odds in float32 (the probability rounds to 1) and no gradient."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import paddle
-from paddle import Tensor
-
+from alignment.algorithms import late_paddle as paddle
 from alignment.algorithms.preference.answers import PairCounts, by_side
 from alignment.fields import argument, where_given
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 _SMALLEST = 1e-6
 """Added to a margin before its logarithm is taken, as PaddleNLP does."""

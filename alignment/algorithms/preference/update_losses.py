@@ -5,14 +5,16 @@ Legend: N pairs of an update; the losses are of the n pairs of a micro-batch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import paddle.nn.functional as F
-from paddle import Tensor
 
+from alignment.algorithms.late_paddle import functional as F
 from alignment.algorithms.preference.answers import Pairs
 from alignment.algorithms.preference.pairwise import smoothed
+
+if TYPE_CHECKING:
+    from paddle import Tensor
 
 
 class SurveyedAnswers(NamedTuple):

@@ -76,7 +76,7 @@ def _needs_reference(trainer: Trainer, parsed: Parsed) -> bool:
         from alignment.runs.on_policy.algorithm import ChosenAlgorithm
 
         return ChosenAlgorithm.of(parsed).needs_reference
-    from alignment.trainers.objectives import OBJECTIVES
+    from alignment.trainers.offline_arguments import KEYS
 
-    needs = OBJECTIVES[trainer.name].needs_reference if trainer.name in OBJECTIVES else None
+    needs = KEYS[trainer.name].needs_reference if trainer.name in KEYS else None
     return needs is not None and needs(parsed.groups.get("loss"))

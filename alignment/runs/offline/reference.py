@@ -19,6 +19,7 @@ import numpy as np
 from alignment.data.encoded.tokenized import Sample
 from alignment.errors import CheckpointError
 from alignment.models.adapters.attach import BaseRunner
+from alignment.models.decoder.placement import Placement
 from alignment.models.folders.hub import check_fit, resolve_model_folder
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.build_runner import build_runner
@@ -33,6 +34,7 @@ from alignment.runs.offline.joined import NOT_JOINED, Joining, forward_joined, j
 from alignment.runs.offline.moving_reference import REFERENCE, MovingReference, check_same_shapes
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.runs.placed import LaidOutModel, place
+from alignment.runs.reference_start import frozen_copy, is_policys_start
 from alignment.telemetry import log
 from alignment.telemetry.progress import Progress
 from alignment.telemetry.wording import counted
@@ -73,6 +75,8 @@ class ReferenceSource(NamedTuple):
     """Reads it all at the first call, in all processes together. None: it has moved, and comes from the checkpoint."""
     num_ids: int = 0
     """Size of a teacher's vocabulary."""
+    obstacle: str | None = None
+    """Why a reference is not the model that training starts from; None: it is."""
 
 
 def open_reference(
@@ -96,7 +100,10 @@ def open_reference(
     joining = joining_of(launch, policy, objective.rows_per_sample) if read is objective.read else NOT_JOINED
 
     def load() -> LaidOutModel:
-        model = freeze(objective.model.load(launch, source.folder, tokenizer, is_trained=False))
+        if is_start:
+            model = frozen_copy(policy, Placement.of(launch.topology), dtype=launch.dtype)
+        else:
+            model = freeze(objective.model.load(launch, source.folder, tokenizer, is_trained=False))
         if asked.movement:
             check_same_shapes(model, policy, asked.ref_model_name_or_path)
         offload = asked.ref_offload or "freeze_model" in launch.parsed.parallel.offloaded
@@ -106,6 +113,7 @@ def open_reference(
         _attach(batches, forward_joined(runner, batches, read, joining))
 
     is_base = policy.adapter is not None and asked.ref_model_name_or_path is None
+    is_start = policy.adapter is None and _is_start(launch, source)
     if is_base:
         warn_of_start(launch)
     if is_base and not asked.precompute_ref_logprobs:
@@ -121,10 +129,17 @@ def open_reference(
     kept = KeptRows(launch, _key(launch, objective, source), shows_progress=shows)
     size = launch.parsed.training.per_device_eval_batch_size
     batches = (batch for part in samples for batch in _cut(part, size, objective.make_batch))
-    own = BaseRunner(build_runner(policy, launch.topology)) if is_base else None
+    own = build_runner(policy, launch.topology) if is_base or is_start else None
+    own = BaseRunner(own) if is_base else own
     kept.complete(chain(batches, ahead), lambda: own or load().runner, read)
     gc.collect()
     return Reference(lambda batches, _: _attach(batches, map(kept.numbers, batches)), joining=joining)
+
+
+def _is_start(launch: Launch, source: ReferenceSource) -> bool:
+    precomputes = launch.parsed.reference.precompute_ref_logprobs
+    how = "the policy computes its log-probs" if precomputes else "its weights are copied from the policy"
+    return is_policys_start(launch, source.obstacle, how=how)
 
 
 def row_keys(batch: TokenBatch) -> list[bytes]:
@@ -208,7 +223,17 @@ def find_reference(launch: Launch, objective: OfflineObjective, tokenizer: Token
     if named:
         check_layout(launch, check_fit(folder, tokenizer, max_length=launch.parsed.data.max_length), folder)
         check_same_tokens(f"ref_model_name_or_path={named}", folder, tokenizer, reader="the policy")
-    return ReferenceSource(folder, cache(partial(frozen_model, "the reference", folder, world, launch.hashed)))
+    frozen = cache(partial(frozen_model, "the reference", folder, world, launch.hashed))
+    return ReferenceSource(folder, frozen, obstacle=_other_model(launch, objective, folder) if named else None)
+
+
+def _other_model(launch: Launch, objective: OfflineObjective, folder: str) -> str | None:
+    """Return that the reference in ``folder`` is not the model that training starts from; None: it is."""
+    named, start = launch.parsed.reference.ref_model_name_or_path, launch.parsed.offline.model_name_or_path
+    parts = objective.model.parts
+    if start is not None and resolve_model_folder(start, parts=parts, is_told=False).samefile(folder):
+        return None
+    return f"ref_model_name_or_path={named} is not the model that training starts from"
 
 
 def _moved_folder(checkpoint: Checkpoint) -> str:

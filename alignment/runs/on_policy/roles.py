@@ -45,6 +45,7 @@ from alignment.runs.on_policy.reward_models import (
     reward_folders,
     tell_readiness,
 )
+from alignment.runs.reference_start import frozen_copy, is_policys_start
 from alignment.runs.state import StatePart
 
 _NEW_CRITIC = ScoreOptions(score_type="critic")
@@ -156,6 +157,7 @@ def load_roles(launch: Launch) -> Roles:
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
     trained_form = partial(form, launch, is_trained=True)
     has_reference = ChosenAlgorithm.of(launch.parsed).needs_reference and not bases and client is None
+    trained = load_causal_lm(policy, tokenizer=tokenizer, **trained_form("policy"))
     roles = Roles(
         tokenizer=tokenizer,
         # Before the critic, which may share the folder and accepts a missing score head.
@@ -164,8 +166,8 @@ def load_roles(launch: Launch) -> Roles:
         else None,
         rewards=load_rewards(launch, tokenizer, sources, models, actor=folders.actor),
         judges=load_rewards(launch, tokenizer, judges, judging, actor=folders.actor),
-        policy=load_causal_lm(policy, tokenizer=tokenizer, **trained_form("policy")),
-        reference=load_reference(launch, folders.actor, tokenizer) if has_reference else None,
+        policy=trained,
+        reference=load_reference(launch, folders.actor, tokenizer, trained) if has_reference else None,
         reference_client=client,
         critic=start_critic(launch, critics["critic"], tokenizer, head, **trained_form("critic")) if critics else None,
         frozen=frozen,
@@ -252,8 +254,13 @@ def start_critic(
     return load_critic(folder, stored_head=stored_head if launch.checkpoint is None else PLAIN_HEAD, **options)
 
 
-def load_reference(launch: Launch, folder: str, tokenizer: Tokenizer) -> CausalLM:
-    """Return the frozen reference in ``folder``."""
+def load_reference(launch: Launch, folder: str, tokenizer: Tokenizer, policy: CausalLM) -> CausalLM:
+    """Return the frozen reference: the model in ``folder``, which ``policy`` is before its first update."""
+    own, other = (launch.ranks_of(role) for role in ("reference", "policy"))
+    same = (own.ranks, own.layout) == (other.ranks, other.layout)
+    obstacle = None if same else "with placement the reference is on other ranks than the policy, or cut otherwise"
+    if is_policys_start(launch, obstacle, how="its weights are copied from the policy"):
+        return frozen_copy(policy, **form(launch, "reference"))
     return freeze(load_causal_lm(folder, tokenizer=tokenizer, **form(launch, "reference")))
 
 

@@ -14,6 +14,7 @@ from alignment.arguments.keys.cost import CostArguments
 from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.keys.generation import GenerationArguments
 from alignment.arguments.keys.reference_server import ReferenceServerArguments
+from alignment.arguments.keys.reference_start import ReferenceStartArguments
 from alignment.arguments.keys.reward_source import RewardSourceArguments
 from alignment.arguments.keys.rollout_engine import RolloutEngineArguments
 from alignment.arguments.keys.savings import SavingsArguments
@@ -134,6 +135,7 @@ GROUPS: Groups = MappingProxyType(
         "engine": RolloutEngineArguments,
         "savings": SavingsArguments,
         "reference_server": ReferenceServerArguments,
+        "reference_start": ReferenceStartArguments,
         "algorithm": Choice("rl_algorithm", {name: ALGORITHMS[name].hyperparameters for name in ALGORITHMS}),
         "reward_source": RewardSourceArguments,
         "reward_terms": RewardTermArguments,

@@ -65,7 +65,7 @@ def _loss(run: Run) -> Any:
 
 
 def _num_loaded(run: Run) -> int:
-    return len(run.given[SFT_MODEL])
+    return len(run.given[ROLE_LM if is_ppo(run) else SFT_MODEL])
 
 
 def _ends(run: Run) -> set[str]:
@@ -214,8 +214,9 @@ ROWS = (
     ),
     Row(
         "actor_model_name_or_path", "{other}", lambda r: [_loaded(r, ROLE_LM, n) for n in (0, 1)],
-        ["{other}"] * 2, only=PPO, alone=True,
+        ["{other}"] * 2, with_={"reference_from_policy": False}, only=PPO, alone=True,
     ),
+    Row("reference_from_policy", False, _num_loaded, 2, only=(*REFERRING, *PPO), alone=True),
     Row(
         "reward_critic_model_name_or_path", "{other reward}",
         lambda r: [_loaded(r, name, 0) for name in ROLE_SCORES], ["{reward}", "{other reward}"],
