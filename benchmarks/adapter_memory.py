@@ -25,8 +25,8 @@ prepare_host()
 
 from alignment.architecture.layout import Layout  # noqa: E402
 from alignment.planner.check import Measured, measure_memory  # noqa: E402
-from alignment.planner.job import read_job  # noqa: E402
 from alignment.planner.offline_job import read_offline_job  # noqa: E402
+from alignment.planner.on_policy_job import read_job  # noqa: E402
 from alignment.trainers.registered import TRAINERS  # noqa: E402
 
 SHAPE = {

@@ -24,9 +24,10 @@ from alignment.device.host import prepare_host
 from alignment.errors import ArgumentError
 from alignment.planner.counts.shapes import model_elements
 from alignment.planner.engines import rollout_engine
-from alignment.planner.job import Job, read_job
+from alignment.planner.job import Job
 from alignment.planner.machine import GIB, PROCESSORS, Machine
 from alignment.planner.memory import ALWAYS_SHOWN, CACHE, OFFLOADED
+from alignment.planner.on_policy_job import read_job
 from alignment.planner.placed.phases import plan_turns
 from alignment.planner.placed.ranks import Seats, placement_problems, plan_ranks
 from alignment.planner.placed.tables import describe_way, fullest, judge, print_ranks, print_turns
@@ -69,6 +70,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--per_node", type=count, default=8, help="devices per node (default 8)")
     parser.add_argument("--best", type=count, default=10, help="number of layouts to list (default 10)")
     parser.add_argument("--on", choices=("gpu", "cpu"), default="gpu", help="device to plan for (default gpu)")
+    parser.add_argument(
+        "--prompt_tokens", type=count, help="offline: tokens of every prompt, which the answers to it share (default 1)"
+    )
     parser.add_argument("--check", action="store_true", help="run two iterations here and compare with the prediction")
     options, rest = parser.parse_known_args(argv)
     return options, rest
@@ -83,7 +87,7 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
         return _plan_placement(trainer, parsed, seats, options)
     layout, problem = _layout_of_file(parsed, options.gpus)
     parsed = share_global_batches(parsed, batch_ranks=layout.batch)
-    job = _job_of(trainer, parsed, device=options.on)
+    job = _job_of(trainer, parsed, options, device=options.on)
     _print_models(job)
     # Degrees that the model does not divide by are named first: no number of devices makes them work.
     problem = "; ".join(layout_problems(job, layout if not problem else _undivided(parsed))) or problem
@@ -100,14 +104,14 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.check and not problem:
         from alignment.planner.check import check_memory
 
-        return check_memory(parsed, _job_of(trainer, parsed, device="cpu"), layout)
+        return check_memory(parsed, _job_of(trainer, parsed, options, device="cpu"), layout)
     return 0 if fits else 1
 
 
 def _plan_placement(trainer: Trainer, parsed: Parsed, seats: Seats, options: argparse.Namespace) -> int:
     """Do the same for a run whose roles have ranks of their own."""
     parsed = share_global_batches(parsed, batch_ranks=seats["policy"][1].batch)
-    job = _job_of(trainer, parsed, device=options.on)
+    job = _job_of(trainer, parsed, options, device=options.on)
     _print_models(job)
     print(f"{describe_roles(seats)}\n")
     if problems := placement_problems(job, seats):
@@ -125,7 +129,7 @@ def _plan_placement(trainer: Trainer, parsed: Parsed, seats: Seats, options: arg
     if options.check:
         from alignment.planner.check import check_memory
 
-        return check_memory(parsed, _job_of(trainer, parsed, device="cpu"), seats)
+        return check_memory(parsed, _job_of(trainer, parsed, options, device="cpu"), seats)
     return 0 if fits else 1
 
 
@@ -148,12 +152,19 @@ def _recognise(file: str, rest: Sequence[str]) -> str:
     return recognise_trainer([item.key for source in sources for item in source.given], Path(file))
 
 
-def _job_of(trainer: Trainer, parsed: Parsed, *, device: str) -> Job:
+def _job_of(trainer: Trainer, parsed: Parsed, options: argparse.Namespace, *, device: str) -> Job:
+    prompt, length = options.prompt_tokens, parsed.data.max_length
     if trainer.is_on_policy:
+        if prompt is not None:
+            raise ArgumentError(
+                f"--prompt_tokens={prompt}: prompts of {trainer.name} have max_length - max_dec_len tokens"
+            )
         return read_job(parsed, device=device)
+    if prompt is not None and prompt >= length:
+        raise ArgumentError(f"--prompt_tokens={prompt} leaves no answer (allowed: 1 to max_length - 1 = {length - 1})")
     from alignment.planner.offline_job import read_offline_job  # offline objectives import Paddle
 
-    return read_offline_job(trainer.name, parsed, device=device)
+    return read_offline_job(trainer.name, parsed, device=device, prompt=prompt or 1)
 
 
 def _layout_of_file(parsed: Parsed, processes: int) -> tuple[Layout, str]:

@@ -62,7 +62,7 @@ offload_level seed objective loss_type loss_weights label_smoothing score_bias
 normalize_score_during_training normalizer_type lora lora_rank lora_dropout
 lora_target_modules load_in_4bit reference_free precompute_ref_logprobs attributes
 teacher_offload beta teacher_tensor_parallel_degree max_dec_len per_device_eval_batch_size
-train_head_only gating_hidden_size gating_num_layers placement
+train_head_only gating_hidden_size gating_num_layers placement logprob_check_rows
 """
 """Arguments that affect memory; the check sets all others itself."""
 
@@ -128,7 +128,7 @@ def measure_memory(parsed: Parsed, job: Job, layout: Layout | Seats) -> list[Mea
         if job.is_on_policy:
             call = ("alignment.planner.trial:run_trial", str(path))
         else:
-            call = ("alignment.planner.trial:run_offline_trial", str(path), job.trainer)
+            call = ("alignment.planner.trial:run_offline_trial", str(path), job.trainer, job.shared_prompt)
         peaks = run_ranks(*call, world_size=processes, timeout=_TIMEOUT)
     return [
         Measured(f"{each.who}{phase}", what, size, max(peaks[rank][phase][index] for rank in each.ranks))
@@ -241,7 +241,14 @@ def _on_policy_arguments(folder: Path, job: Job) -> dict[str, Any]:
         "min_dec_len": job.response,
         "max_steps": job.iteration_rows // (job.rows_per_batch * job.micro_batches) + 1,
         "ptx_coeff": 1.0 if job.with_ptx else 0.0,
+        **_saved_passes(job),
     }
+
+
+def _saved_passes(job: Job) -> dict[str, Any]:
+    """Return the arguments that make or leave out the passes that the plan counts as made or left out."""
+    own = {"use_rollout_logprobs": False} if job.checked_share == 1 else {}
+    return own | ({} if job.values_from_update or job.critic is None else {"values_from_update": False})
 
 
 def _written_source(folder: Path, job: Job, role: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def update_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> flo
 
 def forward_seconds(job: Job, layout: Layout, machine: Machine, role: str) -> float:
     """Return the seconds of a forward pass of ``role`` over an iteration's responses."""
-    rows = job.iteration_rows * (job.group_size - 1 if role in job.pairwise else 1)
+    rows = job.scored_rows(role)
     work = 2 * (rows * job.length_of(role) - job.saved_tokens(role, rows)) * _elements(job, role)
     return work / (layout.tensor * layout.pipeline * machine.flops)
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from math import ceil
 from typing import Any
 
 from alignment.architecture.adapter import Adapter
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.layout import Layout, rollout_layout
-from alignment.arguments.keys.critic import CriticArguments
-from alignment.arguments.keys.reward_source import RewardSourceArguments
-from alignment.arguments.keys.training import TrainingArguments
-from alignment.arguments.parsed import Parsed
-from alignment.errors import ArgumentError
-from alignment.models.adapters.peft_config import CONFIG_FILE as ADAPTER_FILE
-from alignment.models.adapters.peft_config import read_adapter
-from alignment.models.config import CONFIG_FILE, read_config
 from alignment.models.decoder.forest import LEAST_SHARE
-from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, critic_name
 
 LANGUAGE_MODELS = ("policy", "reference", "teacher")
 """Roles with language models; the others have score models, but for those in ``Job.pairwise``."""
@@ -80,6 +69,16 @@ class Job:
     """Whether rows of a micro-batch share the tokens they begin with, where compiled operators run."""
     update_iters: int = 1
     """Passes over an iteration's responses."""
+    checked_share: float = 1.0
+    """The share of an iteration's responses whose old log-probs the policy computes; the others are the engine's."""
+    values_from_update: bool = False
+    """Whether the critic's values come from the pass in which it learns."""
+    joined: int = 1
+    """Offline: micro-batches that the reference reads in one pass, without pipeline stages."""
+    shared_prompt: int | None = None
+    """Tokens that the rows of a group share; None: all but the longest response."""
+    reference_group: int | None = None
+    """Rows with the same prompt in a pass of the reference, if they are not ``group_size``."""
     phases: tuple[str, ...] = ON_POLICY_PHASES
     """The phases of the run, as its loop names them."""
     passes: tuple[str, ...] = ()
@@ -167,13 +166,29 @@ class Job:
 
         An update of only a part of an iteration's responses is counted as if they had different prompts.
         """
-        adapter, prompt = self.adapters.get(role), self.length - self.response
+        adapter, length = self.adapters.get(role), self.length_of(role)
+        prompt = self.length - self.response if self.shared_prompt is None else self.shared_prompt
+        group = self.reference_group or self.group_size if role == "reference" else self.group_size
         apart = trains and self.rows_per_batch * self.micro_batches < self.iteration_rows
         drops = adapter is not None and adapter.dropout > 0
         routes = self.models[role].experts is not None
-        if apart or drops or routes or not (self.shares and self.native) or role in self.pairwise:
+        if apart or drops or routes or not (self.shares and self.native):
             return 0
-        return (rows - -(-rows // self.group_size)) * prompt if prompt * LEAST_SHARE >= self.length else 0
+        if prompt * LEAST_SHARE < length:
+            prompt = 0
+        if role not in self.pairwise:
+            return (rows - ceil(rows / group)) * prompt
+        # A comparison begins with the prompt and one response; all with the same one follow each other.
+        begun = ceil(rows / max(1, self.group_size - 1))
+        prompts = ceil(begun / self.group_size)
+        return (rows - begun) * (length - self.response) + (begun - prompts) * prompt
+
+    def scored_rows(self, role: str) -> int:
+        """Return the rows of an iteration that ``role`` reads without gradients: responses, or pairs of them."""
+        if role == "critic" and self.values_from_update:
+            return 0
+        share = self.checked_share if role == "policy" else 1
+        return ceil(round(share * self.iteration_rows, 6)) * (self.group_size - 1 if role in self.pairwise else 1)
 
     @property
     def generates(self) -> bool:
@@ -209,149 +224,3 @@ class Job:
     def prompt(self) -> int:
         """Tokens of the longest prompt that leaves room for the longest response."""
         return self.length - (self.answer or self.response)
-
-
-def read_job(parsed: Parsed, *, device: str) -> Job:
-    """Return the job of an on-policy run; only config.json of each model is read. ArgumentError if one is missing."""
-    on_policy, training, data, parallel = parsed.on_policy, parsed.training, parsed.data, parsed.parallel
-    source, micro = parsed.reward_source, training.per_device_train_batch_size
-    rows, micro_batches = planned_batches(training, data.max_length)
-    response = min(parsed.generation.max_dec_len or data.max_length - 1, data.max_length - 1)
-    # The same as in alignment.runs.on_policy.prompts.RowPlan, which needs Paddle.
-    rollout = on_policy.per_device_prompt_batch_size * on_policy.num_return_sequences
-    iteration = rollout * max(1, micro * training.gradient_accumulation_steps // rollout)
-    algorithm = ChosenAlgorithm.of(parsed)
-    keys = parsed.critic if algorithm.needs_critic else CriticArguments()
-    policy = read_shape(on_policy.actor_model_name_or_path, "actor_model_name_or_path")
-    critic = read_shape(critic_name(parsed), "reward_critic_model_name_or_path") if algorithm.needs_critic else None
-    costs, again = _read_costs(parsed), training.recompute if keys.critic_recompute is None else keys.critic_recompute
-    return Job(
-        policy=policy,
-        critic=critic,
-        **costs,
-        has_reference=algorithm.needs_reference and not (parsed.adapter.lora or parsed.reference_server.is_given),
-        adapters=plan_adapters(parsed, {"policy": policy, "critic": critic, "cost_critic": costs.get("cost_critic")}),
-        four_bit=parsed.adapter.load_in_4bit,
-        **_read_sources(source, evaluates=training.evaluates),
-        group_size=on_policy.num_return_sequences,
-        half=training.weight_dtype(device) == "bfloat16",
-        length=data.max_length,
-        response=response,
-        rows_per_batch=rows,
-        logprob_rows=_positive_or(on_policy.per_device_logprob_batch_size, micro),
-        value_rows=_positive_or(keys.per_device_value_batch_size, micro),
-        reward_rows=_positive_or(source.per_device_reward_batch_size, micro),
-        micro_batches=micro_batches,
-        max_tokens=training.token_budget(data.max_length),
-        iteration_rows=iteration,
-        update_iters=on_policy.update_iters,
-        keeps_average=on_policy.use_ema,
-        side_by_side=on_policy.per_device_rollout_batch_size,
-        recompute=training.recompute_granularity if training.recompute else "",
-        critic_recompute=(keys.critic_recompute_granularity or training.recompute_granularity) if again else "",
-        with_ptx=bool(on_policy.ptx_datasets and on_policy.ptx_coeff),
-        is_scaled=parsed.generation.temperature != 1.0,
-        entropy_gradient=algorithm.hyperparameters.has_entropy_bonus,
-        offloaded=parallel.offloaded,
-        eval_mode=parallel.eval_mode,
-        rollout_tensor=parallel.rollout_tensor_parallel_degree,
-        native=training.use_native_ops and device == "cpu",
-        shares=training.share_prefixes is not False,
-        fused=parsed.engine.use_fusemt,
-        on_gpu=device == "gpu",
-        rollout_weight_type=parsed.engine.rollout_weight_type or training.weight_dtype(device),
-        rollout_kv_type=parsed.engine.rollout_kv_type or training.weight_dtype(device),
-        rollout_kv_memory=parsed.engine.rollout_kv_memory,
-    )
-
-
-def _read_sources(source: RewardSourceArguments, *, evaluates: bool) -> dict[str, Any]:
-    """Return ``reward``, ``other_rewards``, ``pairwise`` and ``source_rows`` of a job."""
-    reward = source.reward_model_name_or_path
-    models = {f"reward-{entry.log_as}": entry for entry in source.entries if entry.is_model}
-    models |= {f"{JUDGE}{entry.log_as}": entry for entry in source.judges if entry.is_model and evaluates}
-    return {
-        "reward": read_shape(_in_run(reward), "reward_model_name_or_path") if reward else None,
-        "other_rewards": {role: read_shape(_in_run(entry.name), "reward_sources") for role, entry in models.items()},
-        "pairwise": frozenset(
-            role
-            for role, entry in {**models, "reward": source.model_entry}.items()
-            if entry is not None and entry.kind == "pairwise"
-        ),
-        "source_rows": {role: entry.batch_size for role, entry in models.items() if entry.batch_size > 0},
-    }
-
-
-def _in_run(name: str) -> str:
-    """Return the reward model's folder for the output folder of the run that trained it; other names unchanged."""
-    folder = Path(name).expanduser()
-    is_run = not (folder / CONFIG_FILE).is_file() and (folder / "reward" / CONFIG_FILE).is_file()
-    return str(folder / "reward") if is_run else name
-
-
-def _read_costs(parsed: Parsed) -> dict[str, DecoderConfig]:
-    """Return the shapes of the cost model and of its critic, by role; nothing if the algorithm needs no cost."""
-    roles = zip(("cost", "cost_critic"), cost_names(parsed), strict=True)
-    return {role: read_shape(name, f"{role}_model_name_or_path") for role, name in roles if name}
-
-
-def planned_batches(training: TrainingArguments, length: int) -> tuple[int, int]:
-    """Return (rows per micro-batch, micro-batches per update) of one process for rows of ``length`` tokens.
-
-    A token budget is rounded up to whole rows.
-    """
-    rows, steps = training.per_device_train_batch_size, training.gradient_accumulation_steps
-    budget = training.token_budget(length)
-    if budget is None:
-        return rows, steps
-    fitting = min(-(-budget // length), rows * steps)
-    return fitting, -(-rows * steps // fitting)
-
-
-def plan_adapters(parsed: Parsed, models: Mapping[str, DecoderConfig | None]) -> dict[str, Adapter]:
-    """Return the adapter of each of the trained ``models``, if the run trains adapters.
-
-    The first model continues ``lora_path``, if it is given.
-    """
-    asked = parsed.adapter
-    if not asked.lora:
-        return {}
-    found = {role: asked.describe(config) for role, config in models.items() if config is not None}
-    if asked.lora_path is not None:
-        role, start = next(iter(found)), Path(asked.lora_path).expanduser()
-        places = [place for place in (start, start / role) if (place / ADAPTER_FILE).is_file()]
-        if not places:
-            raise ArgumentError(f"lora_path={start}: no {ADAPTER_FILE} there")
-        found[role] = read_adapter(places[0], models[role])
-    return found
-
-
-def _positive_or(value: int, default: int) -> int:
-    return value if value > 0 else default
-
-
-def read_shape(name: str | None, key: str) -> DecoderConfig:
-    """Return the configuration in the folder ``name`` or of the hub's model ``name`` (downloading only config.json)."""
-    if not name:
-        raise ArgumentError(
-            "a plan needs the critic's shape: give reward_critic_model_name_or_path or reward_model_name_or_path"
-        )
-    if (Path(name).expanduser() / CONFIG_FILE).is_file():
-        return read_config(Path(name).expanduser())
-    folder = _download(name)
-    if folder is not None:
-        return read_config(folder)
-    raise ArgumentError(
-        f"{key}={name}: no {CONFIG_FILE} in {Path(name).expanduser().absolute()}, and none was downloaded from the hub "
-        f"under that name. A plan reads only {CONFIG_FILE}: put one with the model's shape into a folder and give that"
-    )
-
-
-@functools.lru_cache
-def _download(name: str) -> Path | None:
-    """Return the folder of the config.json of the hub's model ``name``, None without one; the hub is asked once."""
-    with contextlib.suppress(Exception):
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(name, CONFIG_FILE)).parent
-    return None

@@ -130,7 +130,7 @@ class ProcessMemory:
     def _score(self) -> Iterator[Moment]:
         if not self._models:
             yield self._waits
-        for name in self._models:
+        for name in (name for name in self._models if self._job.scored_rows(name)):
             # Models run one after the other; the head of an earlier one may still be gathered.
             yield from self._forward(name, left=[other for other in self._models if other != name])
 
@@ -155,7 +155,11 @@ class ProcessMemory:
 
     def _rows(self, name: str) -> int:
         """Return the rows of a pass of model ``name`` without gradients."""
-        job = self._job
+        job, layout = self._job, self._models[name].layout
+        if not job.is_on_policy:
+            return job.logprob_rows * (job.joined if name != "teacher" and layout.pipeline == 1 else 1)
+        if name == "policy":
+            return min(job.logprob_rows, job.scored_rows(name))
         scores = dict.fromkeys(("reward", "cost", *job.other_rewards), job.reward_rows) | job.source_rows
         return {**scores, **dict.fromkeys(CRITICS, job.value_rows)}.get(name, job.logprob_rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import GATING
 from alignment.arguments.parsed import Parsed
 from alignment.models.config import CONFIG_FILE
+from alignment.models.decoder.forest import LEAST_SHARE
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.ops.pieces import divergence_tensors
-from alignment.planner.job import Job, plan_adapters, planned_batches, read_shape
+from alignment.planner.job import Job
+from alignment.planner.reading import plan_adapters, planned_batches, read_shape
+from alignment.runs.offline.joined import MOST_JOINED
 from alignment.runs.offline.models import JUDGE, POLICY
 from alignment.runs.offline.objective import OfflineObjective
 from alignment.trainers.objectives import objective_of
@@ -21,21 +25,22 @@ ROLLOUT, UPDATE, REFERENCE, TEACHER = "rollout", "update", "reference", "teacher
 """Phases, as the supervised loop names them."""
 
 
-def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
+def read_offline_job(trainer: str, parsed: Parsed, *, device: str, prompt: int = 1) -> Job:
     """Return the job of a run of the offline ``trainer``; only config.json of each model is read (see ``read_job``).
 
-    All rows are assumed to have ``max_length`` tokens, all of them targets but the first; of a comparison only the last
-    one is. Evaluation and the pass before training of ``precompute_ref_logprobs`` are not included.
+    All rows are assumed to have ``max_length`` tokens, the first ``prompt`` of them the prompt, which the rows of a
+    sample share, and the others targets; of a comparison only the last one is. Evaluation and the pass before training
+    of ``precompute_ref_logprobs`` are not included.
     """
     objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
-    samples, micro_batches = planned_batches(training, length * objective.rows_per_sample)
+    samples, micro_batches = offline_batches(parsed, objective, prompt)
     rows = samples * objective.rows_per_sample
     shape = _starting_shape(parsed, objective)
     is_language_model = objective.model in (POLICY, JUDGE)
     compares, taught = _keeps_reference(parsed, objective), objective.needs_teacher
     is_away = (compares and parsed.reference.ref_offload) or (taught and parsed.teacher.teacher_offload)
     is_own_base = compares and parsed.adapter.lora and parsed.reference.ref_model_name_or_path is None
-    own = {"response": objective.targets_per_row or length - 1} | (_distillation(parsed, device) if taught else {})
+    own = {"response": objective.targets_per_row or length - prompt} | (_distillation(parsed, device) if taught else {})
     return Job(
         trainer=trainer,
         policy=shape if is_language_model else None,
@@ -60,10 +65,37 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str) -> Job:
         micro_batches=micro_batches,
         max_tokens=training.token_budget(length * objective.rows_per_sample),
         iteration_rows=rows * micro_batches,
+        group_size=objective.rows_per_sample,
+        shares=training.share_prefixes is not False,
+        shared_prompt=prompt,
+        **_reference_passes(parsed, objective, micro_batches, shape),
         recompute=training.recompute_granularity if training.recompute else "",
         offloaded=parsed.parallel.offloaded | ({"freeze_model"} if is_away else set()),
         native=training.use_native_ops and device == "cpu",
     )
+
+
+def offline_batches(parsed: Parsed, objective: OfflineObjective, prompt: int) -> tuple[int, int]:
+    """Return (samples per micro-batch, micro-batches per update); the rows of a sample share ``prompt`` tokens."""
+    length, others = parsed.data.max_length, objective.rows_per_sample - 1
+    shares = parsed.training.share_prefixes is not False and parsed.training.use_native_ops
+    shared = prompt * others if shares and prompt * LEAST_SHARE >= length else 0
+    return planned_batches(parsed.training, length * (others + 1), shared=shared)
+
+
+def _reference_passes(
+    parsed: Parsed, objective: OfflineObjective, micro_batches: int, shape: DecoderConfig
+) -> dict[str, int]:
+    """Return ``joined`` and ``reference_group``: how the reference reads the rows of an update."""
+    loss, training = parsed.groups.get("loss"), parsed.training
+    twice = objective.labels is not None and objective.labels.baseline_rows(loss) == "mismatched"
+    group = {"reference_group": 2} if twice else {}
+    is_apart = objective.read_for(loss) is not objective.read or training.recompute or training.packing_samples
+    if objective.needs_reference is None or is_apart or training.max_tokens_per_batch is not None:
+        return group
+    batches = micro_batches * (1 + twice)
+    most = min(MOST_JOINED, shape.num_hidden_layers)
+    return {"joined": ceil(batches / ceil(batches / most)), **group}
 
 
 def _phases(parsed: Parsed, *, compares: bool, taught: bool) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from alignment.data.encoded.comparisons import ORDERS
 from alignment.data.encoded.supervised import IGNORE_INDEX
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
-from alignment.planner.job import planned_batches
+from alignment.planner.offline_job import offline_batches
 from alignment.records import Rollout
 from alignment.rollout.rewards.pairwise_scores import PairwiseReader
 from alignment.runs.launch import open_launch
@@ -122,18 +122,20 @@ def _with_full_texts(roles: Roles, tokens: int) -> Roles:
     return dataclasses.replace(roles, reward=roles.reward and full(roles.reward), rewards=rewards)
 
 
-def run_offline_trial(path: str, trainer: str) -> dict[str, Peak]:
-    """Do the same as ``run_trial`` with the offline ``trainer``; an iteration is an update."""
+def run_offline_trial(path: str, trainer: str, prompt: int) -> dict[str, Peak]:
+    """Do the same as ``run_trial`` with the offline ``trainer`` and prompts of so many tokens; an iteration is an
+    update.
+    """
     _return_freed_memory()
     parsed = TRAINERS[trainer].parse([path])
     objective = objective_of(trainer, parsed)
     # The rows below have the fields of every objective, which a token budget would count.
-    rows, steps = planned_batches(parsed.training, parsed.data.max_length * objective.rows_per_sample)
+    rows, steps = offline_batches(parsed, objective, prompt)
     batches = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": steps, "packing_samples": False}
     parsed = parsed.replace("training", **batches)
     recorder = PhaseRecorder()
     with open_launch(parsed, host="a check of the plan") as launch:
-        samples = _full_samples(parsed, batch_ranks=launch.topology.layout.batch)
+        samples = _full_samples(parsed, prompt, batch_ranks=launch.topology.layout.batch)
         build_run(launch, objective, lambda tokenizer: (samples, None)).train(memory=recorder)
     return recorder.last
 
@@ -150,9 +152,9 @@ def _return_freed_memory() -> None:
             libc.mallopt(parameter, value)
 
 
-def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
-    """Return full-length samples for one update of any objective, with prompts of one token, or of as many as answers
-    that are sampled leave.
+def _full_samples(parsed: Parsed, prompt: int, *, batch_ranks: int) -> list[dict[str, Any]]:
+    """Return full-length samples for one update of any objective, with a ``prompt`` of so many tokens, or of as many as
+    answers that are sampled leave.
     """
     training, length = parsed.training, parsed.data.max_length
     generator = np.random.default_rng(training.seed)
@@ -161,16 +163,17 @@ def _full_samples(parsed: Parsed, *, batch_ranks: int) -> list[dict[str, Any]]:
     signs = dict(zip(COST_PAIRS.sign_fields, (1, -1), strict=True))
     names = getattr(getattr(parsed, "offline", None), "attributes", ()) or ("score",)
     teacher = getattr(parsed, "teacher", None)
-    prompt = length - (teacher.max_dec_len or length) if teacher else 0
+    begun = max(prompt, length - (teacher.max_dec_len or length) if teacher else 0)
     samples = []
     for number in range(count):
         row, *answers = generator.integers(3, 8, [1 + len(sides), length])
-        of_sides = {f"{side}_input_ids": answer for side, answer in zip(sides, answers, strict=True)}
+        pairs = zip(sides, answers, strict=True)
+        of_sides = {f"{side}_input_ids": np.concatenate([row[:prompt], answer[prompt:]]) for side, answer in pairs}
         label = {"desirable": number % 2, "attributes": [float(number % 2)] * len(names)}
         label |= {"extra_length": 0, "margin": None}
         label |= {"step_positions": np.array([length - 1]), "step_labels": [float(number % 2)]}
-        labels = np.where(np.arange(length) < prompt, IGNORE_INDEX, row)
-        samples.append({"input_ids": row, "labels": labels, "prompt_length": 1, **of_sides, **signs, **label})
+        labels = np.where(np.arange(length) < begun, IGNORE_INDEX, row)
+        samples.append({"input_ids": row, "labels": labels, "prompt_length": prompt, **of_sides, **signs, **label})
     return samples
 
 
@@ -182,9 +185,11 @@ def _full_data(parsed: Parsed, plan: RowPlan) -> OnPolicyData:
     def ids(count: int) -> np.ndarray:
         return generator.integers(3, 8, count)
 
-    # A model that reads texts reads as many tokens: each word of the shipped tokenizer is one.
-    text = " ".join([_WORDS[0]] * (length - response))
-    prompts = [{"input_ids": ids(length - response), "raw_input": text} for _ in range(plan.prompts_per_iteration)]
+    def text() -> str:
+        """A model that reads texts reads as many tokens: each word of the shipped tokenizer is one."""
+        return " ".join(generator.choice(_WORDS, length - response))
+
+    prompts = [{"input_ids": ids(length - response), "raw_input": text()} for _ in range(plan.prompts_per_iteration)]
     loader = BatchLoader(prompts, batch_size=plan.prompts_per_iteration, seed=0)
     rows = [ids(length) for _ in range(plan.rows_per_update)]
     supervised = [{"input_ids": row, "labels": row} for row in rows]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.data.raw.modules import load_module
 from alignment.errors import ArgumentError, PassingRewardError, RewardError
 from alignment.rollout.rewards.text_batch import TextBatch
 
@@ -24,6 +23,8 @@ _LASTING_OS_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, Is
 
 def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
     """Return the function ``package.module:name`` or ``file.py:name``, found in the same way as dataset modules."""
+    from alignment.data.raw.modules import load_module  # late: scripts import this module before arguments are read
+
     module_name, _, name = path.rpartition(":")
     module = load_module(module_name, base_dir, kind=f"reward_function={path!r}: module")
     function = getattr(module, name, None)

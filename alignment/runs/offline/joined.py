@@ -17,7 +17,7 @@ from alignment.records import TokenBatch
 from alignment.runs.dataset_run import micro_batches_of
 from alignment.runs.launch import Launch
 
-_MOST = 4
+MOST_JOINED = 4
 """Micro-batches that are joined at most."""
 
 
@@ -42,7 +42,7 @@ def joining_of(launch: Launch, model: Any, rows_per_sample: int) -> Joining:
     cut = micro_batches_of(launch, rows_per_sample)
     if launch.topology.pipeline.size > 1 or launch.parsed.training.recompute or cut.max_tokens is not None:
         return NOT_JOINED
-    return Joining(cut.rows * rows_per_sample * min(_MOST, model.config.num_hidden_layers), cut.ranks)
+    return Joining(cut.rows * rows_per_sample * min(MOST_JOINED, model.config.num_hidden_layers), cut.ranks)
 
 
 def forward_joined(

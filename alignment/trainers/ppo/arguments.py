@@ -26,7 +26,6 @@ from alignment.arguments.peers.presets import PresetName
 from alignment.arguments.rewards.entries import model_kind, read_entries
 from alignment.arguments.rewards.terms import RewardTermArguments
 from alignment.arguments.roles.placement import PlacementArguments
-from alignment.data.comparison import PairQuestion
 from alignment.errors import ArgumentError
 from alignment.fields import Case, argument, where, where_given
 from alignment.trainers.ppo.placement_check import check_placement, complete_placement
@@ -195,6 +194,8 @@ def check_pairwise(v: Values) -> Iterator[str]:
         )
     for entry in (*entries, *read_entries(v.eval_reward)):
         if entry.kind == "pairwise":
+            from alignment.data.comparison import PairQuestion  # late: all datasets come with it
+
             try:
                 PairQuestion.from_record(entry.options)
             except ArgumentError as error:

@@ -11,10 +11,10 @@ from alignment.architecture.adapter import Adapter, choose_modules
 from alignment.architecture.layout import Layout
 from alignment.arguments.keys.adapter import AdapterArguments
 from alignment.errors import ArgumentError
-from alignment.planner.job import plan_adapters
 from alignment.planner.memory import StageMemory
 from alignment.planner.messages import update_bytes
 from alignment.planner.models import place_models
+from alignment.planner.reading import plan_adapters
 from tests.unit.planner.jobs import make_config, make_job
 
 CONFIG = make_config()

@@ -13,9 +13,9 @@ from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
 from alignment.planner import check
 from alignment.planner.check import PROCESS_BYTES, check_memory
-from alignment.planner.job import read_job
 from alignment.planner.memory import phase_memory
 from alignment.planner.offline_job import read_offline_job
+from alignment.planner.on_policy_job import read_job
 from alignment.planner.trial import Peak
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from alignment.trainers.registered import TRAINERS
@@ -147,8 +147,8 @@ def test_the_run_of_an_offline_trainer_makes_two_updates(parsed, tmp_path, monke
     parsed = TRAINERS[trainer].parse([str(tmp_path / "own.json")])
     job, seen = read_offline_job(trainer, parsed, device="cpu"), []
 
-    def look(target, path, name, *, world_size, timeout):
-        assert (target, name, world_size) == ("alignment.planner.trial:run_offline_trial", trainer, 1)
+    def look(target, path, name, prompt, *, world_size, timeout):
+        assert (target, name, prompt, world_size) == ("alignment.planner.trial:run_offline_trial", trainer, 1, 1)
         run, root = TRAINERS[name].parse([path]), Path(path).parent
         assert read_offline_job(trainer, run, device="cpu").models.keys() == job.models.keys()
         seen.append((run, sorted(p.name for p in root.iterdir() if p.is_dir())))

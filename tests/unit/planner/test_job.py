@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import huggingface_hub
 import pytest
 
+from alignment.architecture.layout import Layout
 from alignment.errors import ArgumentError
-from alignment.planner.job import read_job, read_shape
+from alignment.planner.memory import StageMemory
+from alignment.planner.on_policy_job import read_job
+from alignment.planner.reading import read_shape
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
-from tests.unit.planner.jobs import SHAPE, make_config
+from tests.unit.planner.jobs import SHAPE, make_config, make_job
 
 
 @pytest.fixture
@@ -82,6 +86,32 @@ def test_responses_share_a_prompt(parse):
     assert part.saved_tokens("policy", 8, trains=True) == 0 and part.saved_tokens("policy", 8) == 6 * 24
     for changes in ({"share_prefixes": "false"}, {"use_native_ops": "false"}, {"max_dec_len": 60}):
         assert read_job(parse(**given | changes), device="cpu").saved_tokens("policy", 16) == 0
+
+
+def test_passes_that_a_run_does_not_make_are_not_counted(parse):
+    given = dict(per_device_prompt_batch_size=4, num_return_sequences=4, per_device_train_batch_size=16)
+    saved = read_job(parse(**given), device="cpu")
+    assert (saved.scored_rows("policy"), saved.scored_rows("critic"), saved.scored_rows("reference")) == (1, 0, 16)
+    assert read_job(parse(**given, logprob_check_rows=5), device="cpu").scored_rows("policy") == 5
+    for changes, policy, critic in (
+        ({"use_rollout_logprobs": "false", "values_from_update": "false"}, 16, 16),
+        ({"update_iters": 2, "on_logprob_gap": "recompute"}, 16, 16),
+        ({"per_device_train_batch_size": 8}, 1, 16),
+    ):
+        job = read_job(parse(**given | changes), device="cpu")
+        assert (job.scored_rows("policy"), job.scored_rows("critic")) == (policy, critic), changes
+    names = {m.name for m in StageMemory(saved, Layout(), 0).moments("score")}
+    assert "critic forward" not in names and "policy forward" in names
+
+
+def test_comparisons_share_the_prompt_and_the_response_they_begin_with():
+    job = make_job(pairwise=frozenset({"reward"}), group_size=4, shares=True, native=True, length=64, response=16)
+    # All 12 ordered pairs of four responses: 12 x (48 + 16 + 16) tokens become 48 + 4 x 16 + 12 x 16.
+    assert 12 * 80 - job.saved_tokens("reward", 12) == 48 + 4 * 16 + 12 * 16
+    assert 24 * 80 - job.saved_tokens("reward", 24) == 2 * (48 + 4 * 16 + 12 * 16)
+    assert job.saved_tokens("reward", 2) == 48 + 16 and job.saved_tokens("reward", 1) == 0
+    short = dataclasses.replace(job, length=24, response=22)
+    assert short.saved_tokens("reward", 12) == 8 * (2 + 22), "prompts are too short to be worth it, responses are not"
 
 
 def test_compiled_operators_are_the_default_of_a_cpu(parse):

@@ -46,11 +46,11 @@ def job_of(tmp_path):
         "gradient_accumulation_steps": 3,
     }
 
-    def job_of(trainer, *, device="gpu", **changes):
+    def job_of(trainer, *, device="gpu", prompt=1, **changes):
         taught = {"teacher_model_name_or_path": tmp_path / "tall"} if trainer == "kd" else {}
         kept = {key: value for key, value in {**given, **taught, **changes}.items() if value is not None}
         argv = [part for key, value in kept.items() for part in (f"--{key}", str(value))]
-        return read_offline_job(trainer, TRAINERS[trainer].parse(argv), device=device)
+        return read_offline_job(trainer, TRAINERS[trainer].parse(argv), device=device, prompt=prompt)
 
     job_of.folder = tmp_path
     return job_of
@@ -58,6 +58,28 @@ def job_of(tmp_path):
 
 def on_device(moment):
     return moment.on_device
+
+
+def test_rows_of_a_sample_share_a_prompt_of_stated_length(job_of):
+    alone, shared = job_of("dpo", device="cpu"), job_of("dpo", device="cpu", prompt=32)
+    assert (alone.response, shared.response) == (63, 32)
+    for role in ("policy", "reference"):
+        assert alone.saved_tokens(role, 8, trains=role == "policy") == 0
+        assert shared.saved_tokens(role, 8, trains=role == "policy") == 4 * 32
+    assert job_of("rm", device="cpu", prompt=32).saved_tokens("reward", 8, trains=True) == 4 * 32
+    kto = job_of("kto", device="cpu", prompt=32)
+    assert (kto.saved_tokens("policy", 4, trains=True), kto.saved_tokens("reference", 4)) == (0, 2 * 32)
+    assert job_of("pairwise", device="cpu").saved_tokens("policy", 8, trains=True) == 0
+    assert job_of("dpo", device="cpu", prompt=32, share_prefixes=False).saved_tokens("policy", 8) == 0
+    packed = {"packing_samples": True, "max_tokens_per_batch": 240}
+    assert [job_of("dpo", device="cpu", prompt=prompt, **packed).rows_per_batch for prompt in (1, 32)] == [4, 6]
+
+
+def test_the_reference_reads_several_micro_batches_at_once(job_of):
+    assert (job_of("dpo").joined, job_of("kto").joined, job_of("sft").joined) == (3, 3, 1)
+    assert job_of("dpo", gradient_accumulation_steps=5).joined == 3
+    assert job_of("dpo", model_name_or_path=str(job_of.folder / "other")).joined == 2
+    assert job_of("dpo", recompute=True).joined == job_of("dpo", packing_samples=True).joined == 1
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.planner.duration import forward_seconds
-from alignment.planner.job import read_job
 from alignment.planner.memory import phase_memory
 from alignment.planner.models import place_models
+from alignment.planner.on_policy_job import read_job
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from tests.unit.planner.jobs import SHAPE, make_job
 
@@ -59,7 +59,7 @@ def test_a_model_that_compares_reads_two_responses_for_each_ordered_pair(tmp_pat
         "num_return_sequences": 4,
         "max_length": 64,
         "max_dec_len": 16,
-        "share_prefixes": False,  # a model that compares is counted without sharing
+        "share_prefixes": False,
     }
     job = read_job(parse_ppo_arguments({**given, "reward_sources": sources}), device="cpu")
     assert job.pairwise == {"reward-plain", "reward-recorded"} and job.group_size == 4

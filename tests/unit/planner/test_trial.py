@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import paddle
 import pytest
 
@@ -44,8 +45,11 @@ def test_the_recorder_keeps_the_peaks_of_the_last_iteration():
 def test_the_samples_of_an_update_are_full_rows_of_any_objective():
     training = SimpleNamespace(seed=3, per_device_train_batch_size=2, gradient_accumulation_steps=3)
     parsed = SimpleNamespace(training=training, data=SimpleNamespace(max_length=16))
-    samples = _full_samples(parsed, batch_ranks=2)
+    samples = _full_samples(parsed, 1, batch_ranks=2)
     assert len(samples) == 2 * 3 * 2
+    begun = [sample["better_input_ids"][:4] for sample in _full_samples(parsed, 4, batch_ranks=2)]
+    others = [sample["worse_input_ids"][:4] for sample in _full_samples(parsed, 4, batch_ranks=2)]
+    assert np.array_equal(begun, others) and not np.array_equal(begun[0], begun[1])
     for objective in (*OBJECTIVES.values(), *SCORE_OBJECTIVES.values()):
         batch = objective.make_batch(samples[:2])
         assert set(batch.lengths) == {16} and batch.num_rows == 2 * objective.rows_per_sample

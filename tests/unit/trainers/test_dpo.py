@@ -80,12 +80,16 @@ def test_the_first_loss_is_log_two_and_it_falls(plain):
 
 
 def test_numbers_of_the_reference_are_computed_once_and_the_run_is_the_same(folder, plain, loads):
-    kept = train(folder, "kept", precompute_ref_logprobs=True)
+    kept = train(folder, "kept", precompute_ref_logprobs=True, reference_from_policy=False)
     nearly(kept, plain)
     assert len(loads) == 2, "policy and reference"
     again = train(folder, "kept", precompute_ref_logprobs=True, overwrite_output_dir=True)
     assert again == kept
     assert len(loads) == 3, "the reference is not loaded again"
+    shutil.rmtree(folder / "kept" / "reference_logprobs")
+    assert train(folder, "kept", precompute_ref_logprobs=True, overwrite_output_dir=True) == kept
+    assert len(loads) == 4, "the policy computed its own numbers"
+    loads.pop()
     other = train(folder, "kept", precompute_ref_logprobs=True, overwrite_output_dir=True, data_seed=7)
     assert len(loads) == 4 and other != kept, "another order of the same rows"
     train(folder, "kept", precompute_ref_logprobs=True, overwrite_output_dir=True, max_length=48)
@@ -246,6 +250,14 @@ def test_a_run_that_only_evaluates_may_name_another_reference(folder, monkeypatc
     keys |= {"do_train": False, "resume_from_checkpoint": True, "ref_model_name_or_path": str(folder / "policy")}
     last = train(folder, "judged", **keys)[-1]
     assert last["eval/loss"] == pytest.approx(math.log(2), abs=1e-6), "the policy is its own reference"
+
+
+def test_a_copy_of_the_policy_gives_the_numbers_of_a_reference_that_is_read(folder, plain, loads):
+    assert train(folder, "read", reference_from_policy=False) == plain and len(loads) == 2
+    named = {"ref_model_name_or_path": str(folder / "policy"), "reference_from_policy": True}
+    assert train(folder, "named", **named) == plain and len(loads) == 3
+    with pytest.raises(ArgumentError, match="reference_from_policy=true cannot be: ref_model_name_or_path=.* is not"):
+        train(folder, "refused", ref_model_name_or_path=str(folder / "reference"), reference_from_policy=True)
 
 
 def test_another_reference_is_another_start(folder, loads):

@@ -72,11 +72,12 @@ def test_the_reference_of_an_adapter_is_its_base(folder):
 def test_the_reference_of_all_updates_is_computed_ahead(folder, plain, monkeypatch):
     seen, original = [], models.load_causal_lm
     monkeypatch.setattr(models, "load_causal_lm", lambda *given, **named: seen.append(0) or original(*given, **named))
-    kept = train(folder, "kept", precompute_ref_logprobs=True)
+    apart = {"precompute_ref_logprobs": True, "reference_from_policy": False}
+    kept = train(folder, "kept", **apart)
     nearly(kept, plain)
     assert len(seen) == 2, "policy and reference"
     assert train(folder, "kept", precompute_ref_logprobs=True) == kept and len(seen) == 3, "not loaded again"
-    train(folder, "kept", precompute_ref_logprobs=True, data_seed=7)
+    train(folder, "kept", **apart, data_seed=7)
     assert len(seen) == 5, "another order gives other answers to each prompt"
 
 

@@ -1,0 +1,48 @@
+"""Which forward passes of an on-policy run are not made twice, decided from its arguments; works without Paddle."""
+
+from __future__ import annotations
+
+from alignment.arguments.keys.savings import needs_trainers_logprobs
+from alignment.arguments.parsed import Parsed
+from alignment.runs.on_policy.algorithm import ChosenAlgorithm
+
+CHECKED_SHARE = 16
+"""One response in this many is checked, unless another number is given."""
+
+
+def checked_rows(parsed: Parsed, total: int, *, dtype: str) -> int | None:
+    """Return of how many of the ``total`` responses of a rollout the trainer computes the log-probs, the others being
+    the engine's; None: of all. ``dtype`` is that of the trained weights.
+    """
+    asked, count = parsed.savings.use_rollout_logprobs, parsed.savings.logprob_check_rows
+    if count == -1:
+        count = -(-total // CHECKED_SHARE)
+    if asked is False or count >= total or (asked == "auto" and _needs_trainers_logprobs(parsed, dtype)):
+        return None
+    return count
+
+
+def obstacle_to_one_pass(parsed: Parsed, *, updates: int, apart: bool) -> str | None:
+    """Return why the critic cannot learn from the values of one pass; None: it can.
+
+    ``updates`` are those of a rollout; ``apart``: roles have ranks of their own.
+    """
+    spec = ChosenAlgorithm.of(parsed).spec
+    obstacles = {
+        f"{spec.title} estimates from more than a row's own values": spec.returns is None,
+        f"each rollout is {updates} updates, and the values are those before the first": updates > 1,
+        "with placement the critic learns beside the policy": apart,
+        "values are measured without the dropout with which the critic learns": parsed.adapter.lora_dropout > 0,
+    }
+    return next((why for why, holds in obstacles.items() if holds), None)
+
+
+def types_are_float32(parsed: Parsed, dtype: str) -> bool:
+    """Tell whether trainer (in ``dtype``) and engine compute in float32, so that they differ by rounding only."""
+    engine = parsed.engine
+    return {dtype, engine.rollout_weight_type or "float32", engine.rollout_kv_type or "float32"} == {"float32"}
+
+
+def _needs_trainers_logprobs(parsed: Parsed, dtype: str) -> bool:
+    """Tell whether the engine's log-probs are not the trainer's within rounding, or not enough."""
+    return not types_are_float32(parsed, dtype) or needs_trainers_logprobs(parsed.as_dict()) is not None
