@@ -13,14 +13,14 @@ PART_PATTERN = ".*.part"
 """Pattern of the temporary names of files being written."""
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` by way of a temporary file, fsync and rename; UserError if it cannot be written."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path`` by way of a temporary file, fsync and rename; UserError if it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with readable_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with aside.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with aside.open("wb") as file:
+                file.write(content.encode("utf-8") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)

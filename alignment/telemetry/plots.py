@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from alignment.telemetry.files import readable_disk_errors
+from alignment.telemetry.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,8 +123,7 @@ def _save(figure: Figure, path: Path) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.set_axisbelow(True)
-    path = Path(path)
-    with readable_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        FigureCanvasAgg(figure).print_png(str(path))
-    return path
+    image = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(image)
+    replace_file(Path(path), image.getvalue())
+    return Path(path)
