@@ -161,9 +161,8 @@ def load_roles(launch: Launch) -> Roles:
     roles = Roles(
         tokenizer=tokenizer,
         # Before the critic, which may share the folder and accepts a missing score head.
-        reward=load_reward(launch, tokenizer, source.model_entry, folder=folders.reward, actor=folders.actor)
-        if folders.reward
-        else None,
+        reward=folders.reward
+        and load_reward(launch, tokenizer, source.model_entry, folder=folders.reward, actor=folders.actor),
         rewards=load_rewards(launch, tokenizer, sources, models, actor=folders.actor),
         judges=load_rewards(launch, tokenizer, judges, judging, actor=folders.actor),
         policy=trained,
