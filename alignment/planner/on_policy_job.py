@@ -72,7 +72,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
 
 
 def _passes(parsed: Parsed, iteration: int, rows_per_update: int, *, device: str) -> dict[str, Any]:
-    """Return ``update_iters``, ``checked_share`` and ``values_from_update`` of an ``iteration`` of so many responses."""
+    """Return ``update_iters``, ``checked_share`` and ``values_from_update`` for an ``iteration`` of responses."""
     checked = checked_rows(parsed, iteration, dtype=parsed.training.weight_dtype(device))
     updates = ceil(iteration / rows_per_update) * parsed.on_policy.update_iters
     is_left_out = "critic" not in parsed.groups or parsed.savings.values_from_update is False
