@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from alignment.runs.launch import Launch, choose_operators, choose_sharing
 from alignment.runs.on_policy.algorithm import critic_training
 from alignment.runs.on_policy.engines import fused_settings
 from alignment.runs.on_policy.prompts import RowPlan
+from alignment.runs.on_policy.reference import place_reference
 from alignment.runs.on_policy.roles import freeze, load_critic
 from alignment.runs.on_policy.savings import build_logprob_check, takes_values_from_update
 from alignment.runs.placed import place_frozen, scoring_runner
@@ -82,7 +84,7 @@ def parse_work(work: Work, folder: Path) -> Parsed:
 
 def spell(value: Any) -> str:
     """Return a value as the command line spells it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
 class OfLengths:
@@ -178,7 +180,7 @@ class Parts:
         placed = place_frozen("reward", reward, self.launch.topology, offload=False)
         return Judge(
             policy=scoring_runner(self.policy),
-            reference=place_frozen("reference", reference, self.launch.topology, offload=False),
+            reference=place_reference(self.launch, reference, self.policy),
             critic=scoring_runner(self.critic),
             scorer=ModelScorer(placed, SameTokens(), rows_per_batch=rows),
             normalize=None,
