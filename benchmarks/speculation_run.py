@@ -25,12 +25,11 @@ from dataclasses import replace  # noqa: E402
 
 from alignment.generation.fused.fused_engine import FusedEngine  # noqa: E402
 from alignment.runs.on_policy import engines  # noqa: E402
+from alignment.runs.on_policy.run import EVALUATION_SEED_OFFSET  # noqa: E402
 from alignment.trainers.registered import TRAINERS  # noqa: E402
 
 HOW = {"none": (0, "ngram"), "auto ngram": ("auto", "ngram"), "auto previous": ("auto", "previous")}
 HOW |= {"3 previous": (3, "previous")}
-ROWS = 64
-"""Answers of a rollout: 16 prompts, 4 answers each."""
 
 
 class Watched:
@@ -59,7 +58,7 @@ class Watched:
 
     def generate(self, prompts: Any, options: Any, *, seed: int, sequence_ids: Any) -> Any:
         """Answer with all engines in turn and return the answers, which must be the same."""
-        is_rollout = len(prompts) == ROWS and sequence_ids[0] == self._num_rollouts * ROWS
+        is_rollout = seed < EVALUATION_SEED_OFFSET
         epoch = "later epochs" if self._num_rollouts >= self.epoch_calls else "first epoch"
         phase = epoch if is_rollout else f"evaluation, {epoch}"
         self._num_rollouts += is_rollout
