@@ -132,7 +132,8 @@ def test_a_run_repeats_itself_and_each_seed_changes_what_it_names(ppo_arguments,
     made = {**ppo_arguments, "max_steps": 4, "train_datasets": "packing-prompts/test"}
     for name, seeds in (("one", (7, 7)), ("two", (7, 7)), ("other answers", (8, 7)), ("other order", (7, 8))):
         calls[name] = []
-        monkeypatch.setattr(assembly, "build_engine", lambda *parts, to=calls[name]: _Noting(honest(*parts), to))
+        noting = lambda *parts, to=calls[name], **more: _Noting(honest(*parts, **more), to)  # noqa: E731
+        monkeypatch.setattr(assembly, "build_engine", noting)
         made |= dict(zip(("seed", "data_seed"), seeds, strict=True))
         train_here("ppo", {**made, "output_dir": tmp_path / name}, tmp_path)
     assert calls["one"] == calls["two"] and _bytes(tmp_path / "one") == _bytes(tmp_path / "two")

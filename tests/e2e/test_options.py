@@ -212,7 +212,7 @@ class _Misstating:
 @pytest.mark.parametrize("action", ["warn", "correct", "recompute", "stop"])
 def test_an_engine_that_misstates_its_log_probs(action, ppo_arguments, tmp_path, monkeypatch):
     honest = assembly.build_engine
-    monkeypatch.setattr(assembly, "build_engine", lambda *parts: _Misstating(honest(*parts)))
+    monkeypatch.setattr(assembly, "build_engine", lambda *parts, **more: _Misstating(honest(*parts, **more)))
     made = {**ppo_arguments, "on_logprob_gap": action, "use_fusemt": False, "max_steps": 2, "update_iters": 1}
     made |= {"gradient_accumulation_steps": 2}  # one update a rollout
     made |= {"eval_datasets": "packing-prompts/test:2/-1", "do_eval": True}
