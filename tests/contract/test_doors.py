@@ -23,9 +23,15 @@ IDS = [script.name for script in SCRIPTS]
 
 @pytest.fixture
 def entered(monkeypatch):
-    """What a script hands to ``run_entry``, which would end this process: its trainer, how to continue."""
+    """What a script hands to ``run_entry``, which would end this process: its trainer, how to read its arguments, how
+    to continue.
+    """
     handed = []
-    monkeypatch.setattr("alignment.runs.entry.run_entry", lambda train, *, go_on: handed.append((train, go_on)))
+
+    def enter(train, *, read, go_on):
+        handed.append((train, read, go_on))
+
+    monkeypatch.setattr("alignment.runs.entry.run_entry", enter)
     return handed
 
 
@@ -43,11 +49,11 @@ def test_the_scripts_are_found():
 @pytest.mark.parametrize("script", SCRIPTS, ids=IDS)
 def test_a_script_starts_its_own_trainer_once(script, entered, monkeypatch):
     _execute(script, monkeypatch, name="__main__")
-    ((train, go_on),) = entered
-    assert go_on == GO_ON
+    ((train, read, go_on),) = entered
+    assert go_on == GO_ON and train.__globals__["TRAINER"].parse == read
     keys = {key for own in OWN_KEYS.values() for key in own}
     with pytest.raises(ArgumentError, match="missing required argument 'train_datasets'") as error:
-        train([word for key in sorted(keys) for word in (f"--{key}", "x")])
+        read([word for key in sorted(keys) for word in (f"--{key}", "x")])
     unknown = {key for key in keys if f"unknown argument {key!r}" in str(error.value)}
     assert keys - unknown == OWN_KEYS.get(script.name, set())
 
