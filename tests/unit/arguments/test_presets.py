@@ -144,7 +144,9 @@ def test_what_is_recommended_yields_to_batch_sizes_and_to_one_learning_rate_for_
     on_policy, training = parsed.on_policy, parsed.training
     assert (on_policy.per_device_prompt_batch_size, training.per_device_train_batch_size) == (prompts, rows)
     assert parsed.as_dict().get("critic_learning_rate") == critic
-    assert parsed.training.learning_rate == given.get("learning_rate", 4e-3 if "rl_algorithm" not in given else 3e-3)
+    rates = {"rloo": 3e-3, "grpo": 2e-3}
+    expected = rates.get(given.get("rl_algorithm"), 4e-3)
+    assert parsed.training.learning_rate == given.get("learning_rate", expected)
 
 
 @pytest.mark.parametrize(

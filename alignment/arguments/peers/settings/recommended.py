@@ -32,6 +32,6 @@ SETTINGS: Mapping[str, Settings] = {
         "gae_lambda": Setting(0.95),
         "normalize_advantage": Setting(True),
     },
-    "grpo": {**_FAST_GROUPS, "kl_coeff": Setting(0.0), "kl_loss_coeff": Setting(0.2)},
+    "grpo": {**_FAST_GROUPS, "learning_rate": Setting(2e-3), "kl_coeff": Setting(0.0), "kl_loss_coeff": Setting(0.3)},
     "rloo": {**_FAST_GROUPS, **kl(0.2), "normalize_advantage": Setting(True)},
 }
