@@ -63,8 +63,7 @@ def test_what_is_put_together_is_taken_apart():
     "model_type, changes, message",
     [
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not supported"),
-        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before=False is not supported"),
-        ("opt", {"word_embed_proj_dim": 8}, "word_embed_proj_dim=8 is not supported"),
+        ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=False is not supported"),
         ("falcon", {"alibi": True}, "alibi=True is not supported"),
         ("gemma", {"hidden_activation": "relu"}, "hidden_activation='relu' is not supported"),
         ("glm4", {"head_dim": 6}, "partial_rotary_factor 0.5 rotates 3 of a head's 6 numbers"),
