@@ -60,6 +60,10 @@ def _coerce_union(raw: Any, members: list[Any], constraint: Constraint) -> Any:
         if isinstance(raw, bool) or str(raw).lower() in ("true", "false"):
             return _coerce_bool(raw)
         members = [m for m in members if m is not bool]
+        if get_origin(members[0]) is Literal and raw not in get_args(members[0]):
+            words = get_args(members[0])
+            shown = ", ".join(map(repr, words))
+            raise ValueError(f"expected true, false or {shown}, got {raw!r}{near_matches(str(raw), words)}")
     words = [m for m in members if get_origin(m) is Literal]
     if words and len(members) > 1:
         return _coerce_number_or_word(raw, next(m for m in members if m not in words), words[0], constraint)
@@ -77,10 +81,21 @@ def _coerce_number_or_word(raw: Any, number: Any, words: Any, constraint: Constr
 
 def _coerce_list(raw: Any, item_hint: Any, constraint: Constraint) -> tuple[Any, ...]:
     if isinstance(raw, str):
-        raw = [part for part in re.split(constraint.separator, raw.strip()) if part]
+        raw = _read_json_list(raw) or [part for part in re.split(constraint.separator, raw.strip()) if part]
     items = raw if isinstance(raw, list) else [raw]
     values = [_check_range(_coerce_one(_respell(item, constraint), item_hint), constraint) for item in items]
     return tuple(values if constraint.keeps_repeats else dict.fromkeys(values))
+
+
+def _read_json_list(raw: str) -> list[Any] | None:
+    """Return the items of a list that is written as in a file, such as ["a", "b"]; None if ``raw`` is none."""
+    if not raw.strip().startswith("["):
+        return None
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None  # a pattern, such as [qv]_proj
+    return found if isinstance(found, list) else None
 
 
 def _respell(raw: Any, constraint: Constraint) -> Any:

@@ -125,8 +125,9 @@ def check_reference(v: Any) -> Iterator[str]:
         "ref_model_update_steps",
         "sync_ref_model",
         "ref_offload",
+        "reference_from_policy",
     ):
-        if getattr(v, key) not in (None, False, -1):
+        if getattr(v, key) not in (None, False, -1, "auto"):
             given = f"{key}={show_value(getattr(v, key))}"
             yield f"{given} is refused: loss_type={show_value(v.loss_type)} reads no reference; leave the key out"
 

@@ -6,7 +6,7 @@ from alignment.data.encode import Encoder
 from alignment.data.encoded.mixture import Row
 from alignment.data.encoded.supervised import SupervisedDataset
 from alignment.data.encoded.tokenized import Encoded
-from alignment.data.ledger import NULL_FIELD, BadRow
+from alignment.data.ledger import NO_ATTRIBUTE, BadRow
 from alignment.data.raw.raw_sample import require_fields
 from alignment.errors import DataError
 
@@ -27,7 +27,7 @@ class AttributeDataset(SupervisedDataset):
             raise DataError(f"{row.place}: a pair of answers, and attributes belong to one answer")
         values = row.sample["attributes"]
         if all(value is None for value in values):
-            raise BadRow(NULL_FIELD, f"{row.place}: no attribute has a value")
+            raise BadRow(NO_ATTRIBUTE, f"{row.place}: no attribute has a value")
         kept = {name: value for name, value in row.sample.items() if name != "desirable"}
         encoded = super().encode_row(row._replace(sample=kept), encoder)
         if encoded.sample is None:

@@ -16,7 +16,7 @@ from alignment.data.encoded.chunks import Encoded
 from alignment.data.encoded.mixture import Mixture, Row
 from alignment.data.encoded.store import Sample, Store
 from alignment.data.encoded.unknown import DIFFERENCE_SAYS, count_unknown, describe_unknown
-from alignment.data.ledger import UNKNOWN_DIFFERENCE, UNKNOWN_TOKENS, BadRow, Ledger
+from alignment.data.ledger import NO_ATTRIBUTE, UNKNOWN_DIFFERENCE, UNKNOWN_TOKENS, BadRow, Ledger
 from alignment.data.raw.dataset_spec import Datasets, DatasetSpec, parse_datasets
 from alignment.data.raw.mixing import split_rows
 from alignment.data.raw.raw_dataset import dataset_class_of
@@ -199,9 +199,15 @@ class TokenizedDataset(ABC):
                 f"no row of {', '.join(map(_describe, pending.specs))} can be used for a {self.KIND} dataset: "
                 f"{self._ledger.summary()} (max_length {self.options.max_length}, max_prompt_length "
                 f"{self.options.max_prompt_length}, on_overlong {self.options.on_overlong})"
-                + DIFFERENCE_SAYS
-                * bool(self._ledger.total(UNKNOWN_DIFFERENCE))
+                + "".join(says for reason, says in _HINTS.items() if self._ledger.total(reason))
             )
+
+
+_HINTS = {
+    NO_ATTRIBUTE: ". Do the rows have numbers in columns with the names that attributes (or attributes_key) gives?",
+    UNKNOWN_DIFFERENCE: DIFFERENCE_SAYS,
+}
+"""What a message adds if rows were dropped for this reason, and none is left."""
 
 
 class _Pending(NamedTuple):

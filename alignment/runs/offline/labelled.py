@@ -6,6 +6,7 @@ Legend: n rows of a micro-batch, N rows of an update.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -93,6 +94,8 @@ def mismatched(batches: Sequence[TokenBatch], order: Sequence[int], max_length: 
     """
     rows = _rows(batches)
     update = [rows[at] for at in np.argsort(order)]
+    if len({row.prompt.tobytes() for row in rows}) == 1:
+        _warn_of_equal_prompts()
     others = [_other(update, at) for at in order]
     pairs = zip(rows, others, strict=True)
     made = [_Row(row.prompt, other.answer[: max_length - len(row.prompt)]) for row, other in pairs]
@@ -217,6 +220,14 @@ def _rows(batches: Iterable[TokenBatch]) -> list[_Row]:
 def _batch_of(rows: Sequence[_Row]) -> TokenBatch:
     targets = [np.arange(len(row.prompt), len(row.prompt) + len(row.answer)) for row in rows]
     return TokenBatch.build([np.concatenate(row) for row in rows], targets)
+
+
+@cache
+def _warn_of_equal_prompts() -> None:
+    log.warn(
+        "all rows of an update have the same prompt, so the KL of its baseline is not that of mismatched pairs: each "
+        "prompt gets another answer to itself. Shuffle the rows, or give larger updates (told once)"
+    )
 
 
 def _other(rows: Sequence[_Row], at: int) -> _Row:

@@ -45,6 +45,12 @@ SPELLED = Constraint(spellings={"old": "a"})
         ("", tuple[Word, ...], ()),
         ([1, "2"], tuple[int, ...], (1, 2)),
         (5, tuple[int, ...], (5,)),
+        ('["a", "b"]', tuple[Word, ...], ("a", "b")),
+        ("[1, 2]", tuple[int, ...], (1, 2)),
+        ("[qv]_proj", tuple[str, ...], ("[qv]_proj",)),
+        ("[a]", tuple[str, ...], ("[a]",)),
+        ("auto", Literal["auto"] | bool, "auto"),
+        ("false", Literal["auto"] | bool, False),
     ],
 )
 def test_accepted(raw, hint, expected):
@@ -75,6 +81,8 @@ def test_accepted(raw, hint, expected):
         (None, int, "null is not allowed"),
         ("c", Word, "'a', 'b'"),
         (1, Word, "'a', 'b'"),
+        ("maybe", Literal["auto"] | bool, "expected true, false or 'auto', got 'maybe'"),
+        ('["a", "c"]', tuple[Word, ...], "'c'"),
         ("a c", tuple[Word, ...], "'c'"),
     ],
 )

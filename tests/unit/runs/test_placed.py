@@ -80,7 +80,8 @@ def test_a_frozen_model_is_cut_over_its_sharding_group_in_stage_3_alone(stage, s
 
     model = SimpleNamespace(
         named_parameters="the weights", parts={"w": "its part"}, kind="causal", lm_head=None,
-        placement=SimpleNamespace(is_last=True), model=SimpleNamespace(norm=norm),
+        placement=SimpleNamespace(is_last=True), model=SimpleNamespace(last_layer=norm),
+        config=SimpleNamespace(head_bias=False),
     )  # fmt: skip
     group = SimpleNamespace(size=size)
     topology = SimpleNamespace(layout=SimpleNamespace(sharding_stage=stage), sharding=group)

@@ -39,6 +39,10 @@ from alignment.trainers.registered import TRAINERS
             {"loss_type": "simpo", "ref_offload": True},
             "ref_offload=true is refused: loss_type=simpo reads no reference",
         ),
+        (
+            {"loss_type": "simpo", "reference_from_policy": True},
+            "reference_from_policy=true is refused: loss_type=simpo reads no reference",
+        ),
         ({"ld_alpha": 1.5}, "ld_alpha: expected a value >= 0 and <= 1, got 1.5"),
         ({"loss_weights": [0]}, "loss_weights: expected a value > 0, got 0"),
         ({"loss_type": "robust", "label_smoothing": 0.5}, "label_smoothing: expected a value >= 0 and < 0.5, got 0.5"),

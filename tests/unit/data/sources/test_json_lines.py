@@ -192,7 +192,7 @@ def test_an_answer_without_a_value_is_left_out_and_counted(write_jsonl, tokenize
     rows = [HELPFUL, {"prompt": "a", "response": "b", "verbosity": None}]
     spec = {"jsonl": {"path": write_jsonl(rows), "attributes": ["verbosity", "helpfulness"]}}
     dataset = AttributeDataset(spec, tokenizer)
-    assert len(dataset) == 1 and dataset.ledger.total("null_field") == 1
+    assert len(dataset) == 1 and dataset.ledger.total("no_attribute_has_a_value") == 1
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,10 @@ def test_an_answer_without_a_value_is_left_out_and_counted(write_jsonl, tokenize
     [
         ({**HELPFUL, "verbosity": "much"}, r"line 1.*'attributes', number 1 must be a finite number, got str 'much'"),
         ({**PAIR, "helpfulness": 1, "verbosity": 2}, "a pair of answers, and attributes belong to one answer"),
-        ({"prompt": "a", "response": "b"}, "no row .* can be used for a regression dataset: null_field 1"),
+        (
+            {"prompt": "a", "response": "b"},
+            "no row .* can be used for a regression dataset: no_attribute_has_a_value 1",
+        ),
     ],
 )
 def test_attributes_that_cannot_be_read_are_named(write_jsonl, tokenizer, row, message):

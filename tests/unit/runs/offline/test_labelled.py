@@ -11,6 +11,7 @@ from alignment.algorithms.preference.kto import KTO, KTOHyperparameters
 from alignment.data.loader import BatchLoader
 from alignment.errors import DataError
 from alignment.parallel.micro_batches import MicroBatches
+from alignment.runs.offline import labelled
 from alignment.runs.offline.labelled import (
     baseline_of,
     check_labels,
@@ -69,6 +70,16 @@ def test_an_answer_to_the_same_prompt_is_passed_over():
     assert [answer for _, answer in made] == [[23], [23], [21], [21]]
     same = [sample([1, 5], [20 + n]) for n in range(3)]
     assert [answer for _, answer in rows_of(mismatched([labelled_batch(same)], range(3), 64))] == [[22], [20], [21]]
+
+
+def test_prompts_that_are_all_equal_are_told_once(monkeypatch):
+    told = []
+    monkeypatch.setattr(log, "warn", told.append)
+    labelled._warn_of_equal_prompts.cache_clear()
+    same, other = [sample([1, 5], [20]), sample([1, 5], [21])], [sample([1, 5], [20]), sample([1, 6], [21])]
+    for rows in (other, same, same):
+        mismatched([labelled_batch(rows)], range(2), 64)
+    assert len(told) == 1 and "all rows of an update have the same prompt" in told[0]
 
 
 def test_an_answer_that_does_not_fit_loses_its_end():
