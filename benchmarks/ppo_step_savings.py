@@ -18,7 +18,7 @@ from side_process import SideProcess
 from alignment.telemetry.tables import print_table
 
 OFF: dict[str, dict[str, Any]] = {
-    "compiled operators, heads on targets and fused AdamW (use_native_ops)": {"use_native_ops": False},
+    "compiled operators and fused AdamW (use_native_ops)": {"use_native_ops": False},
     "shared prefixes (share_prefixes)": {"share_prefixes": False},
     "micro-batches by tokens (packing_samples)": {"packing_samples": False},
     "log-probs of the engine (use_rollout_logprobs)": {"use_rollout_logprobs": False},
