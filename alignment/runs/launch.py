@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from alignment.architecture.layout import Layout
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.global_batches import share_global_batches
-from alignment.arguments.parsed import SAVED_NAME, Parsed
+from alignment.arguments.parsed import Parsed
 from alignment.arguments.peers.presets import describe as describe_preset
 from alignment.errors import ArgumentError
 from alignment.models.decoder.forest import share_tokens
@@ -25,11 +23,11 @@ from alignment.parallel.comms.stop_signals import StopSignals
 from alignment.parallel.initialise import initialise, select_device
 from alignment.parallel.roles import RoleRanks, place_roles
 from alignment.parallel.topology import Topology
+from alignment.runs.changed_arguments import describe_changes, read_arguments
 from alignment.runs.degrees import describe_roles, resolve_layout, resolve_roles
 from alignment.runs.output_lock import hold_output
 from alignment.runs.resume import open_checkpoint
 from alignment.telemetry import log
-from alignment.telemetry.report.sections import OF_A_START
 from alignment.training.checkpoint import Checkpoint, CheckpointStore
 from alignment.training.durable import make_folder
 
@@ -133,35 +131,6 @@ def describe_offload(parts: Collection[str], device: str) -> str | None:
     )
 
 
-def describe_changes(parsed: Parsed, before: Path, *, trained: str) -> str | None:
-    """Describe the keys whose values differ from the saved arguments ``before``; None if there is nothing to say.
-
-    ``trained`` is the dtype of the trained weights, which a null type of the rollout engine stands for.
-    """
-    try:
-        saved = json.loads(before.read_text(encoding="utf-8"))
-        values = {key: row["value"] for key, row in saved.items()}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        return None
-    now = {key: value for key, value in json.loads(json.dumps(parsed.as_dict())).items() if key not in OF_A_START}
-    null = dict.fromkeys(("rollout_weight_type", "rollout_kv_type"), trained)
-
-    def resolved(key: str, value: Any) -> Any:
-        return null.get(key) if value is None else value
-
-    changed = [
-        (key, values[key], value)
-        for key, value in now.items()
-        if key in values and resolved(key, values[key]) != resolved(key, value)
-    ]
-    return ", ".join(f"{key} was {_spell(old)} and is {_spell(new)}" for key, old, new in changed) or None
-
-
-def _spell(value: Any) -> str:
-    """Return a value as an argument file spells it, text without quotes."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 @contextlib.contextmanager
 def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
     """Select the device, lock the output folder, open the log, report arguments without effect, and decide between
@@ -203,8 +172,8 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
             log.warn(offloads)
         if topology.is_main:
             trained = training.weight_dtype(topology.device)
-            before = None if checkpoint is None else checkpoint.folder.parent / SAVED_NAME
-            if before is not None and (changes := describe_changes(parsed, before, trained=trained)):
+            before = {} if checkpoint is None else read_arguments(checkpoint)
+            if changes := describe_changes(parsed, before, trained=trained):
                 log.warn(f"resumed with changed values: {changes}")
         yield Launch(
             parsed=parsed,

@@ -15,6 +15,7 @@ from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.runner import ModelRunner, Objective
 from alignment.records import Loss, TokenBatch
 from alignment.runs.adapters import adapt, frozen_base
+from alignment.runs.changed_arguments import ARGUMENTS, arguments_part
 from alignment.runs.dataset_run import DatasetRun, build_loader, horizon_of, micro_batches_of
 from alignment.runs.datasets import (
     dataset_labels,
@@ -109,7 +110,7 @@ def build_run(
         best_metric=objective.best_metric,
         shown=(*objective.shown, f"{trained.name}/gradient_norm", f"{trained.name}/learning_rate"),
         cards=objective.cards,
-        parts={FROZEN: frozen, **survey_part(survey)},
+        parts={ARGUMENTS: arguments_part(launch.parsed), FROZEN: frozen, **survey_part(survey)},
         kept={REFERENCE: held.moving.write} if held and held.moving else {},
     )
 

@@ -30,6 +30,7 @@ from alignment.runs.assembly import (
     loader_part,
     stream_batches,
 )
+from alignment.runs.changed_arguments import ARGUMENTS, arguments_part
 from alignment.runs.finish import finish_run
 from alignment.runs.frozen import FROZEN
 from alignment.runs.launch import Launch
@@ -281,6 +282,7 @@ class OnPolicyRun:
 
     def _build_state(self, normalizer_part: StatePart | None) -> RunState:
         parts = {
+            ARGUMENTS: arguments_part(self._launch.parsed),
             FROZEN: self._roles.frozen,
             "prompts": loader_part(self._data.prompt_loader),
             "num_sequences": StatePart(

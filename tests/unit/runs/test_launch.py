@@ -15,11 +15,11 @@ from alignment.ops.native.library import Search
 from alignment.ops.native.selection import native_ops_enabled
 from alignment.parallel.comms.group import ALONE
 from alignment.runs import launch
+from alignment.runs.changed_arguments import ARGUMENTS, arguments_part, describe_changes, read_arguments
 from alignment.runs.launch import (
     Launch,
     choose_operators,
     choose_sharing,
-    describe_changes,
     describe_offload,
     open_output,
 )
@@ -116,8 +116,19 @@ def test_tokens_are_not_shared_without_compiled_operators(find):
         choose_sharing(True)
 
 
-def _changes(now, before, *, trained="float32"):
-    return describe_changes(SimpleNamespace(as_dict=lambda: now), before, trained=trained)
+def _changes(now, before, *, trained="float32", state=None):
+    checkpoint = SimpleNamespace(state=state or {}, folder=before.parent / "checkpoint-4")
+    return describe_changes(SimpleNamespace(as_dict=lambda: now), read_arguments(checkpoint), trained=trained)
+
+
+def test_what_counts_are_the_values_that_the_checkpoint_was_written_with(tmp_path):
+    """Not those of a later start in its folder, which went on from it with others."""
+    before = tmp_path / "arguments.json"
+    before.write_text(json.dumps({"beta": {"value": 0.3}}))
+    state = json.loads(json.dumps({ARGUMENTS: arguments_part(SimpleNamespace(as_dict=lambda: {"beta": 0.1})).read()}))
+    assert _changes({"beta": 0.3}, before, state=state) == "beta was 0.1 and is 0.3"
+    assert _changes({"beta": 0.1}, before, state=state) is None
+    assert _changes({"beta": 0.1}, before) == "beta was 0.3 and is 0.1"
 
 
 def test_what_a_resumed_run_changes_is_named(tmp_path):
