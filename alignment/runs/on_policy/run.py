@@ -106,11 +106,8 @@ class OnPolicyRun:
             seed=launch.parsed.training.seed,
             records_experts=start_replay(launch, roles.policy),
         )
-        self._kl = KLController(
-            coefficient=self._hyperparameters.kl_coeff,
-            target=self._hyperparameters.kl_target,
-            horizon=self._hyperparameters.kl_horizon,
-        )
+        kl = self._hyperparameters
+        self._kl = KLController(coefficient=kl.kl_coeff, target=kl.kl_target, horizon=kl.kl_horizon)
         self._entropy = build_entropy(self._hyperparameters)
         self._ahead = build_ahead(launch, self._engine.engine, self._learners["policy"])
         self._alarm = build_alarm(launch, self._learners["policy"], self._kl, judges=tuple(self._judges))

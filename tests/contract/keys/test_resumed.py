@@ -74,7 +74,7 @@ def test_everything_a_checkpoint_keeps_is_there_again(trainer, keys, folder):
     expected, found = _held(first), _held(again)
     assert found == expected
     still = [name for name, part in fresh["parts"].items() if found["parts"][name] == part]
-    assert still == ["frozen"], "each other part has moved"
+    assert still == ["arguments", "frozen"], "each other part has moved"
     assert found["counters"]["updates"] == 3 and again.session.counters is again.state.counters
     for name, learner in first.state.learners.items():
         before, after = learner.state(), again.state.learners[name].state()
@@ -90,7 +90,7 @@ def test_a_fresh_run_begins_at_zero(trainer, folder):
     held = _held(assemble(trainer, KEYS[trainer], folder))
     assert held["counters"]["updates"] == 0 and set(held["updates"].values()) == {0}
     if trainer == "ppo":
-        parts = {"frozen", "prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer", "hacking"}
+        parts = {"arguments", "frozen", "prompts", "num_sequences", "kl_coeff", "ptx", "reward_normalizer", "hacking"}
         parts |= {"rollout_ahead", "previous_answers"}
         assert set(held["parts"]) == parts
         frozen = {"the tokenizer", "the chat template", "the reference", "the file of reward_function"}
