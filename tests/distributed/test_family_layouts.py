@@ -16,7 +16,7 @@ from alignment.parallel.local_ranks import run_ranks
 from alignment.parity.subjects import ADAPTER, make_models, write_arguments
 from alignment.parity.trajectory import read_weights
 
-pytestmark = [pytest.mark.distributed, pytest.mark.rare]
+pytestmark = [pytest.mark.distributed, pytest.mark.rare, pytest.mark.timeout(2400)]
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 FEW_KEYS = {"num_key_value_heads": 2}
 WINDOWS = {**FEW_KEYS, "head_dim": 8, "sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 12}
