@@ -81,7 +81,8 @@ def _coerce_number_or_word(raw: Any, number: Any, words: Any, constraint: Constr
 
 def _coerce_list(raw: Any, item_hint: Any, constraint: Constraint) -> tuple[Any, ...]:
     if isinstance(raw, str):
-        raw = _read_json_list(raw) or [part for part in re.split(constraint.separator, raw.strip()) if part]
+        found = _read_json_list(raw)
+        raw = [part for part in re.split(constraint.separator, raw.strip()) if part] if found is None else found
     items = raw if isinstance(raw, list) else [raw]
     values = [_check_range(_coerce_one(_respell(item, constraint), item_hint), constraint) for item in items]
     return tuple(values if constraint.keeps_repeats else dict.fromkeys(values))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +12,12 @@ from alignment.errors import ModelFolderError, UserError
 from alignment.records import Rollout
 from alignment.rollout.json_service import JsonService, ServiceError, ServiceKeys
 from alignment.rollout.minibatches import gather_grids, split_rows
-from alignment.telemetry import log
+from alignment.rollout.retries import retry
 
 PATH = "/logprobs"
 """Where a server answers, below its address."""
-LONGEST_PAUSE = 60.0
-"""The longest pause between tries in seconds."""
 _KEYS = ServiceKeys("reference_server", "reference_timeout")
 _MAX_BYTES = 2**30
-
-T = TypeVar("T")
 
 
 class ReferenceIdentity(NamedTuple):
@@ -116,20 +111,10 @@ class ReferenceClient:
         return f"reference_server={self.service.place}"
 
     def _ask(self, content: Any, wanted: Sequence[str]) -> Mapping[str, Any]:
-        return retry(lambda: self.service.ask(content, wanted=wanted), self._name, self.limits)
-
-
-def retry(action: Callable[[], T], name: str, limits: ServiceLimits) -> T:
-    """Return the result of ``action``, called again after a ServiceError that may pass; UserError after the last."""
-    tries = limits.retries + 1
-    for attempt in range(1, tries + 1):
-        try:
-            return action()
-        except ServiceError as error:
-            failure = error
-        if attempt == tries or not failure.may_pass:
-            break
-        log.warn(f"{name} failed ({failure}); try {attempt + 1} of {tries}")
-        time.sleep(min(LONGEST_PAUSE, limits.backoff_seconds * 2 ** (attempt - 1)))
-    how_often = "failed" if attempt == 1 else f"failed {attempt} times, last"
-    raise UserError(f"{name} {how_often}: {failure}") from failure
+        return retry(
+            lambda: self.service.ask(content, wanted=wanted),
+            self._name,
+            self.limits,
+            may_pass=lambda failure: failure.may_pass,
+            catches=ServiceError,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +16,11 @@ from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork, share_work
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_scores
+from alignment.rollout.retries import retry
 from alignment.rollout.rewards.text_batch import TextBatch
 from alignment.rollout.rewards.user_code import describe_failure, may_pass
 from alignment.telemetry import log
 
-LONGEST_PAUSE = 60.0
-"""The longest pause between tries in seconds."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -149,21 +147,14 @@ class TextScorer(Scorer):
             return self._by_group(batch, rollout.group_ids, error)
 
     def _with_retries(self, batch: TextBatch) -> Scores:
-        tries = self._policy.retries + 1
-        for attempt in range(1, tries + 1):
-            try:
-                return self._checked(self._call(batch), len(batch.responses))
-            except (Interrupted, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001 - user code may raise anything, even SystemExit
-                failure = error
-            if attempt == tries or not may_pass(failure):
-                break
-            log.warn(f"{self._name} failed ({describe_failure(failure)}); try {attempt + 1} of {tries}")
-            time.sleep(min(LONGEST_PAUSE, self._policy.backoff_seconds * 2 ** (attempt - 1)))
-        how_often = "failed" if attempt == 1 else f"failed {attempt} times, last"
-        hint = "" if attempt == tries else ". It was not tried again, because the same call would fail again"
-        raise RewardError(f"{self._name} {how_often}: {describe_failure(failure)}{hint}") from failure
+        return retry(
+            lambda: self._checked(self._call(batch), len(batch.responses)),
+            self._name,
+            self._policy,
+            may_pass=may_pass,
+            describe=describe_failure,
+            error=RewardError,
+        )
 
     def _by_group(self, batch: TextBatch, group_ids: np.ndarray, error: RewardError) -> Scores:
         values, notes = np.zeros(len(group_ids), np.float32), {}

@@ -31,7 +31,7 @@ class PolicyRoutes:
     def __init__(self, services: Mapping[str, PolicyService], access: Access, counters: ServerCounters) -> None:
         self.services, self._access, self._counters = services, access, counters
         for name, service in services.items():
-            counters.watch("answers_running", lambda service=service: service.in_flight, model=name)
+            counters.watch("answers_running", lambda service=service: service.room.taken, model=name)
             counters.watch("weights_version", lambda service=service: service.version, model=name)
 
     def routes(self) -> list[Route]:

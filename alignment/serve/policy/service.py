@@ -23,6 +23,7 @@ from alignment.runs.stages.policy import Voice, open_engine
 from alignment.runs.stages.stage import ALONE
 from alignment.serve.answers import HttpError
 from alignment.serve.engine_thread import EngineJob, EngineThread
+from alignment.serve.room import Room
 from alignment.telemetry import log
 
 
@@ -52,8 +53,8 @@ class PolicyService:
         self.settings = settings
         self.version = 0
         self.created = int(time.time())
-        self.in_flight = 0
-        """Answers being generated or waiting."""
+        keys, doing = "--num_slots and --max_queue", "are being generated or wait"
+        self.room = Room(settings.num_slots + settings.max_queue, keys=keys, doing=doing)
         self._num_reloads = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._device = select_device(settings.device)
@@ -71,23 +72,12 @@ class PolicyService:
         """Whether answers that are asked for now wait for other weights."""
         return self._num_reloads > 0
 
-    def check_room(self, count: int) -> None:
-        """HttpError if ``count`` more answers are more than may wait."""
-        limit = self.settings.num_slots + self.settings.max_queue
-        if count > limit:
-            raise HttpError(400, f"{count} answers in one request (allowed: {limit}, --num_slots and --max_queue)")
-        if self.in_flight + count > limit:
-            raise HttpError(
-                429, f"{self.in_flight} answers are being generated or wait (allowed: {limit}); try again", wait=1
-            )
-
     async def answer(self, ask: Ask, *, each: bool) -> AsyncIterator[Growth]:
         """Yield the pieces of the answers to ``ask``, of every token if ``each``; leaving early cancels the rest."""
-        self.check_room(len(ask.prompts))
         self._loop = asyncio.get_running_loop()
         news: asyncio.Queue[Growth | Exception] = asyncio.Queue()
         count, end = len(ask.prompts), self._loop.time() + self.settings.request_timeout
-        self.in_flight += count
+        self.room.enter(count)
 
         def begin() -> None:
             ask.weights = self.weights
@@ -100,7 +90,7 @@ class PolicyService:
                 left -= piece.finish_reason is not None
                 yield piece
         finally:
-            self.in_flight -= count
+            self.room.leave(count)
             if left:
                 self._thread.cancel(ask)
 

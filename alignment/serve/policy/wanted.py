@@ -120,7 +120,7 @@ def _read_prompts(given: Any, service: PolicyService) -> tuple[list[str], list[l
 def _finish(body: Body, service: PolicyService, asked: _Asked) -> Wanted:
     _check_lengths(asked.ids, asked.limit, service)
     streams, count = body.flag("stream"), len(asked.ids) * asked.n
-    service.check_room(count)
+    service.room.check(count)
     wanted = Wanted(
         ask=Ask(
             prompts=as_prompts(asked.ids, asked.n),

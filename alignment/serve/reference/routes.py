@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -14,11 +13,11 @@ from alignment.serve.answers import HttpError
 from alignment.serve.bodies import Body, is_ids, read_body, wrong
 from alignment.serve.guard import Access
 from alignment.serve.reference.service import GivenAnswers, ReferenceService
-from alignment.telemetry import log
+from alignment.serve.room import result_of
 
 
 class ReferenceRoutes:
-    """GivenAnswers with the log-probs of ``service``."""
+    """Answers with the log-probs of ``service``."""
 
     def __init__(self, service: ReferenceService, access: Access) -> None:
         self.service, self._access = service, access
@@ -37,14 +36,9 @@ class ReferenceRoutes:
         asked = read_answers(await read_body(request, max_bytes=self._access.max_body_bytes, seconds=seconds))
         future = self.service.submit(asked)
         try:
-            found = await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-        except asyncio.TimeoutError:
-            raise HttpError(504, f"no log-probs within {seconds:g} s (--request_timeout)") from None
-        except Exception as error:
-            log.warn(f"a request failed: {type(error).__name__}: {error}")
-            raise HttpError(500, f"the reference failed: {type(error).__name__}: {error}") from None
+            found = await result_of(future, what="log-probs", whose="reference", seconds=seconds)
         finally:
-            self.service.leave(len(asked.prompts))
+            self.service.room.leave(len(asked.prompts))
         return JSONResponse({"logprobs": found, "weights": self.service.identity.weights})
 
 

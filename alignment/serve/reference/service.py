@@ -23,6 +23,7 @@ from alignment.runs.frozen import frozen_model
 from alignment.runs.stages.stage import ALONE
 from alignment.serve.answers import HttpError
 from alignment.serve.counters import ServerCounters
+from alignment.serve.room import Room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class ReferenceService:
 
     def __init__(self, folder: str, settings: ReferenceSettings, counters: ServerCounters) -> None:
         """UserError if the model cannot be loaded."""
-        self.settings, self.in_flight = settings, 0
+        self.settings, self.room = settings, Room(settings.rows_per_batch + settings.max_queue)
         self._counters = counters
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reference")
         self._thread.submit(self._load, folder).result()
@@ -62,17 +63,8 @@ class ReferenceService:
         """Return the log-probs to come; HttpError for answers that cannot be read, or too many."""
         for number, (prompt, response) in enumerate(zip(asked.prompts, asked.responses, strict=True)):
             self._check(number, prompt, response)
-        count, limit = len(asked.prompts), self.settings.rows_per_batch + self.settings.max_queue
-        if count > limit:
-            raise HttpError(400, f"{count} answers in one request (allowed: {limit}, --max_queue)")
-        if self.in_flight + count > limit:
-            raise HttpError(429, f"{self.in_flight} answers wait (allowed: {limit}); try again", wait=1)
-        self.in_flight += count
+        self.room.enter(len(asked.prompts))
         return self._thread.submit(self._measure, asked)
-
-    def leave(self, count: int) -> None:
-        """Note that ``count`` answers have their log-probs, or are not waited for."""
-        self.in_flight -= count
 
     def close(self) -> None:
         """End the thread when all that waits is measured."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from alignment.serve.answers import HttpError
 from alignment.serve.bodies import read_body
 from alignment.serve.guard import Access
 from alignment.serve.reward.forms import read_scores
 from alignment.serve.reward.service import RewardService
-from alignment.telemetry import log
+from alignment.serve.room import result_of
 
 PATHS = ("/", "/reward", "/get_reward")
 
@@ -35,12 +32,7 @@ class RewardRoutes:
         asked = read_scores(body)
         future = self.service.submit(asked.rows)
         try:
-            scores = await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-        except asyncio.TimeoutError:
-            raise HttpError(504, f"no scores within {seconds:g} s (--request_timeout)") from None
-        except Exception as error:
-            log.warn(f"a request failed: {type(error).__name__}: {error}")
-            raise HttpError(500, f"the reward model failed: {type(error).__name__}: {error}") from None
+            scores = await result_of(future, what="scores", whose="reward model", seconds=seconds)
         finally:
-            self.service.leave(len(asked.rows))
+            self.service.room.leave(len(asked.rows))
         return JSONResponse(asked.tell(scores))

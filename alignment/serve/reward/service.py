@@ -25,6 +25,7 @@ from alignment.runs.stages.policy import Voice
 from alignment.serve.answers import HttpError
 from alignment.serve.counters import ServerCounters
 from alignment.serve.reward.forms import Answered
+from alignment.serve.room import Room
 from alignment.telemetry import log
 
 
@@ -55,7 +56,7 @@ class RewardService:
 
     def __init__(self, folder: str, settings: RewardSettings, counters: ServerCounters) -> None:
         """UserError if the model cannot be loaded."""
-        self.settings, self.in_flight = settings, 0
+        self.settings, self.room = settings, Room(settings.rows_per_batch + settings.max_queue)
         self._counters = counters
         self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         loaded: Future[None] = Future()
@@ -66,19 +67,10 @@ class RewardService:
     def submit(self, answered: Sequence[Answered]) -> Future[list[float]]:
         """Return the scores to come; HttpError for answers that cannot be scored, or too many."""
         pairs = [self._encode(row, number) for number, row in enumerate(answered)]
-        limit = self.settings.rows_per_batch + self.settings.max_queue
-        if len(pairs) > limit:
-            raise HttpError(400, f"{len(pairs)} answers in one request (allowed: {limit}, --max_queue)")
-        if self.in_flight + len(pairs) > limit:
-            raise HttpError(429, f"{self.in_flight} answers wait (allowed: {limit}); try again", wait=1)
-        self.in_flight += len(pairs)
+        self.room.enter(len(pairs))
         future: Future[list[float]] = Future()
         self._queue.put(_Waiting([ids for ids, _ in pairs], [start for _, start in pairs], future))
         return future
-
-    def leave(self, count: int) -> None:
-        """Note that ``count`` answers have their scores, or are not waited for."""
-        self.in_flight -= count
 
     def close(self) -> None:
         """End the thread when all that waits is scored."""

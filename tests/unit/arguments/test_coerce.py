@@ -47,6 +47,7 @@ SPELLED = Constraint(spellings={"old": "a"})
         (5, tuple[int, ...], (5,)),
         ('["a", "b"]', tuple[Word, ...], ("a", "b")),
         ("[1, 2]", tuple[int, ...], (1, 2)),
+        ("[]", tuple[int, ...], ()),
         ("[qv]_proj", tuple[str, ...], ("[qv]_proj",)),
         ("[a]", tuple[str, ...], ("[a]",)),
         ("auto", Literal["auto"] | bool, "auto"),

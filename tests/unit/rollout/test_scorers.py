@@ -91,7 +91,7 @@ def test_what_may_pass_is_tried_as_often_as_asked(answer):
 
 def test_the_pauses_double(monkeypatch):
     pauses = []
-    monkeypatch.setattr("alignment.rollout.rewards.scorers.time.sleep", pauses.append)
+    monkeypatch.setattr("alignment.rollout.retries.time.sleep", pauses.append)
     with pytest.raises(RewardError):
         _scorer(_answering(TimeoutError("slow"), []), retries=8, backoff_seconds=1.0).score(_rollout())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]

@@ -63,7 +63,7 @@ def test_64_clients_get_the_answers_of_the_offline_engine(tiny, folders):
         assert [choice["text"] for choice in choices] == texts
         assert [choice["finish_reason"] for choice in choices] == [one.finish_reason for one in wanted]
         assert choices[0]["prompt_token_ids"] == ids
-    assert service.in_flight == 0
+    assert service.room.taken == 0
 
 
 def test_an_address_continues_the_numbers_of_a_seed(tiny, folders):
@@ -274,12 +274,12 @@ def test_a_client_that_leaves_frees_its_slots(slow, streams):
         with client.stream("POST", "/v1/completions", json={**keys, "stream": True}) as answer:
             lines = answer.iter_lines()  # an iterator that is dropped closes the connection
             next(lines)
-            assert service.in_flight == 4
+            assert service.room.taken == 4
     else:
         with pytest.raises(Exception, match="timed out"):
             client.post("/v1/completions", json=keys, timeout=0.1)
     batch = service._thread._batch
-    while service.in_flight or batch.num_running:
+    while service.room.taken or batch.num_running:
         time.sleep(0.01)
     assert batch.counts.steps < 90, "whole answers take 100 passes"
 
@@ -289,7 +289,7 @@ def test_running_requests_end_and_new_ones_are_refused(slow):
     answers = []
     asking = threading.Thread(target=lambda: answers.append(complete(client, max_tokens=50, min_tokens=50)))
     asking.start()
-    while not service.in_flight:
+    while not service.room.taken:
         time.sleep(0.01)
     server.handle_exit(15, None)
     with pytest.raises(Exception, match="refused"):
@@ -306,13 +306,13 @@ def test_an_engine_that_fails_answers_500_and_recovers(folders, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(LiveBatch, "step", lambda self: 1 / 0)
             refused(complete(client), 500, "ZeroDivisionError")
-        assert complete(client).status_code == 200 and service.in_flight == 0
+        assert complete(client).status_code == 200 and service.room.taken == 0
 
 
 def test_a_fault_of_the_server_is_answered_once_on_a_connection_that_stays(tiny, monkeypatch, capfd):
     client, service = tiny
     with monkeypatch.context() as patch:
-        patch.setattr(type(service), "check_room", lambda *_: 1 / 0)
+        patch.setattr(service.room, "check", lambda *_: 1 / 0)
         refused(complete(client), 500, "ZeroDivisionError")
     assert capfd.readouterr().err.count("ZeroDivisionError") == 1
     assert complete(client).status_code == 200

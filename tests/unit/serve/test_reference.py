@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_the_model_in_this_process(folders, served, row
     model = load_causal_lm(folders / "one")
     wanted, _ = measure_logprobs(DenseRunner(model), ROLLOUT, rows_per_batch=rows, temperature=temperature)
     assert found.dtype == np.float32 and np.array_equal(found, wanted) and found.any()
-    assert (identity.longest, identity.dtype) == (64, "float32") and served[2].in_flight == 0
+    assert (identity.longest, identity.dtype) == (64, "float32") and served[2].room.taken == 0
 
 
 def test_other_weights_than_at_the_start_are_refused(served, monkeypatch):
@@ -86,12 +86,12 @@ def test_other_weights_than_at_the_start_are_refused(served, monkeypatch):
 )
 def test_what_cannot_be_read_is_refused(served, content, said):
     refused(served[0].post(PATH, json=content), 400, said)
-    assert served[2].in_flight == 0
+    assert served[2].room.taken == 0
 
 
 def test_too_many_answers_wait_or_are_asked_for_again(folders):
     with reference_server(folders / "one", max_queue=0, rows_per_batch=1) as (_, address, service):
-        service.in_flight = 1
+        service.room.taken = 1
         asked = ReferenceClient(address, LIMITS)
         asked.identify()
         with pytest.raises(UserError, match=r"reference_server=.* failed 2 times, last: .* status 429"):

@@ -91,7 +91,7 @@ def test_64_clients_share_passes_and_get_their_own_scores(served, alone):
     page = client.get("/metrics").text
     counted = {line.split()[0]: float(line.split()[1]) for line in page.splitlines() if not line.startswith("#")}
     assert counted["alignment_score_batches_total"] < counted["alignment_scored_answers_total"]
-    assert service.in_flight == 0
+    assert service.room.taken == 0
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_limits_on_time_and_queue(folders, monkeypatch):
         content = {"prompts": ["pack"] * 8, "responses": ["rope"] * 8}
         with ThreadPoolExecutor(2) as pool:
             codes = [a.status_code for a in pool.map(lambda _: client.post("/", json=content), range(2))]
-        assert sorted(codes) == [429, 504] and service.in_flight == 0
+        assert sorted(codes) == [429, 504] and service.room.taken == 0
         monkeypatch.undo()
         content = {"prompts": ["pack"], "responses": ["rope"]}
         while client.post("/", json=content).status_code == 504:
