@@ -39,8 +39,10 @@ def retry(
     catches: type[BaseException] = BaseException,
     error: type[UserError] = UserError,
 ) -> T:
-    """Return the result of ``action``, called again after a failure that ``may_pass``, as often as ``policy`` says. ``error`` tells the last failure and names
-    ``name``. What ``catches`` is not, and a signal to stop, is raised as it is.
+    """Return the result of ``action``, called again after a failure that ``may_pass``, as often as ``policy`` says.
+
+    ``error`` tells the last failure and names ``name``. What ``catches`` is not, and a signal to stop, is raised as it
+    is.
     """
     tries = policy.retries + 1
     for attempt in range(1, tries + 1):
