@@ -194,6 +194,7 @@ class FusedMemory:
             everything = rows * ((2 * config.hidden_size + projected + 2 * inner) * FLOAT + narrow) + split
             return everything + (0 if is_int8 else fused_settings.PRODUCT_WORKSPACE_BYTES)
         width = (3 if tensor > 1 else 2) * config.hidden_size + mixed + projected + inner
+        width += 2 * (config.embedding_size or 0)
         rows = min(self._rollout.rows * max(self._job.prompt, 1), FusedSettings().max_rows)
         return rows * (width + self._expert_width) * FLOAT
 

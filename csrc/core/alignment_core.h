@@ -53,8 +53,11 @@ typedef struct AcConfig {
   int32_t no_feed_norm; // 1: the feed-forward block reads what attention reads (parallel only)
   int32_t no_pre_norms; // 1: attention and feed-forward read hidden states that are not normalised
   int32_t post_norms;   // 1: what attention and feed-forward give is normalised before it is added
+  int32_t sum_norms;    // 1: hidden states are normalised after each addition, not before they are read (not parallel)
   int32_t position_rows;    // rows of model.embed_positions.weight, which are added to the embeddings; 0: there are none
   int32_t position_offset;  // the row of position 0
+  int32_t embedding_width;  // of embeddings, if model.project_in makes hidden states of them and model.project_out
+                            // what the head reads; 0: hidden
   float embedding_scale;    // of the embeddings (not of the head); 0: 1
   float attention_scale;    // of the scores; 0: 1 / sqrt(head_dim)
   float attention_cap, logit_cap;  // x becomes cap tanh(x / cap); 0: it stays
@@ -86,7 +89,7 @@ AC_API int64_t ac_model_bytes(const AcModel* model);  // weights and pool; scrat
 AC_API int64_t ac_model_bytes_read(const AcModel* model);
 
 // Pack one parameter under its Hugging Face name (model.layers.0.self_attn.q_proj.weight, ...). data is contiguous and
-// row-major: matrices [in, out], embeddings [vocab, hidden], vectors rows = 1. dtype: AcDataType of data. Calling it
+// row-major: matrices [in, out], embeddings [vocab, width], vectors rows = 1. dtype: AcDataType of data. Calling it
 // again overwrites in place. threads as in ac_forward.
 AC_API int32_t ac_model_set_weight(AcModel* model, const char* name, const void* data, int32_t dtype, int64_t rows,
                                    int64_t cols, int32_t threads);
@@ -100,6 +103,10 @@ AC_API int32_t ac_model_set_rotary(AcModel* model, const float* cosines, const f
 // Layer i has the window windows[i] (0: none) and the table rotaries[i]; both [num_layers]. Not called: every layer has
 // that of the configuration, and table 0.
 AC_API int32_t ac_model_set_layers(AcModel* model, const int32_t* windows, const int32_t* rotaries);
+
+// The rows of slot s take the last table instead of their layer's where is_long[s] is not 0 (longrope). Read in every
+// call from now on, for all its slots; NULL: none takes it.
+AC_API int32_t ac_model_set_long_slots(AcModel* model, const uint8_t* is_long);
 
 // Tensor parallelism: reduce(context, data, count) must replace data by its sum over the ranks. It is called from the
 // thread that called ac_forward, on the embeddings, after o_proj and down_proj of every layer, and with qk_norm 2 on mean

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "bfloat16.h"
+#include "embedding.h"
 #include "errors.h"
 #include "experts.h"
 #include "request.h"
@@ -39,6 +39,7 @@ Plan make_plan(const AcModel& model, const Request& q, std::vector<int32_t> rows
 struct Buffers {
   Rows residual, last_residual, partial, qkv, normed, mixed, gated;
   ExpertBuffers experts;
+  EmbeddingBuffers embeddings;
   float* means;      // [rows, 2], then 1, where queries and keys are normalised over all heads
   float* attention;  // [threads, attention_floats]
   int64_t attention_floats;
@@ -61,6 +62,7 @@ Buffers lay_out(Carver& carver, const AcModel& model, const Request& q) {
   made.mixed = take_rows(carver, rows, c.heads * c.head_dim, narrow_inputs);
   made.gated = take_rows(carver, rows, c.inner, narrow_inputs);
   made.experts = lay_out_experts(carver, model, rows);
+  made.embeddings = lay_out_embeddings(carver, model, rows);
   made.means = model.norms_all_heads() ? carver.take<float>(2 * q.num_rows + 1) : nullptr;
   made.attention_floats = attention_scratch(*model.kernels, c.head_dim, positions);
   made.attention = carver.take<float>(made.attention_floats * q.threads);
@@ -77,7 +79,8 @@ class Worker {
   // `all`: every row; `wanted`: those whose logits are asked for, the only ones that finish the last layer.
   void run(const Plan& all, const Plan& wanted) {
     Rows residual = buffers_.residual;
-    embed(residual);
+    const Embedder ends(model_, team_, q_, buffers_.embeddings);
+    ends.embed(residual);
     for (int i = 0; i < config_.num_layers; ++i) {
       const Layer& layer = model_.layers[i];
       const bool is_last = i + 1 == config_.num_layers;
@@ -89,12 +92,15 @@ class Worker {
       const Norm& feed_norm = config_.no_feed_norm ? layer.input_norm : layer.feed_norm;
       if (config_.parallel) normalise(residual, feed_norm, num_rows);
       add_product(layer.output, buffers_.mixed, residual, num_rows, layer.attended_norm);
+      normalise_sum(residual, layer.attended_sum_norm, num_rows);
       if (!config_.parallel) normalise(residual, feed_norm, num_rows);
       feed(i, residual, plan);
+      normalise_sum(residual, layer.fed_sum_norm, num_rows);
     }
     normalise(residual, model_.norm, q_.num_logit_rows);
     const Rows logits{q_.logits, nullptr, config_.vocab};
-    multiply({&model_.head, buffers_.normed, q_.num_logit_rows, logits, Finish::store, config_.vocab});
+    const Rows read = ends.narrow_down(buffers_.normed, q_.num_logit_rows);
+    multiply({&model_.head, read, q_.num_logit_rows, logits, Finish::store, config_.vocab});
     if (config_.logit_cap > 0.0f) cap_logits();
   }
 
@@ -106,50 +112,11 @@ class Worker {
     wait();
   }
 
-  // Sum over the ranks; one thread speaks for the team.
-  void reduce(const Rows& rows, int num_rows) {
-    if (!model_.reduce) return;
-    if (share_.index == 0) model_.reduce(model_.reduce_context, rows.wide, num_rows * rows.stride);
-    wait();
-  }
-
   void cap_logits() {
     for (int row = share_.begin(q_.num_logit_rows); row < share_.end(q_.num_logit_rows); ++row) {
       kernels_.cap(q_.logits + static_cast<int64_t>(row) * config_.vocab, config_.vocab, config_.logit_cap);
     }
     wait();
-  }
-
-  // Embeddings times their scale; after the sum over the ranks, each adds the positions.
-  void embed(const Rows& to) {
-    look_up(to);
-    wait();
-    reduce(to, q_.num_rows);
-    if (config_.position_rows == 0) return;
-    for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
-      const int64_t at = static_cast<int64_t>(q_.positions[row] + config_.position_offset) * config_.hidden;
-      float* x = to.wide + row * to.stride;
-      for (int64_t i = 0; i < config_.hidden; ++i) x[i] += model_.positions[at + i];
-    }
-    wait();
-  }
-
-  void look_up(const Rows& to) {
-    const int64_t hidden = config_.hidden;
-    for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
-      float* x = to.wide + row * to.stride;
-      const int64_t token = static_cast<int64_t>(q_.tokens[row]) - model_.first_token;
-      if (token < 0 || token >= config_.vocab) {
-        std::memset(x, 0, hidden * sizeof(float));
-      } else if (model_.embeds_narrow()) {
-        const uint16_t* from = reinterpret_cast<const uint16_t*>(model_.embedding) + token * hidden;
-        for (int64_t i = 0; i < hidden; ++i) x[i] = widen(from[i]);
-      } else {
-        std::memcpy(x, reinterpret_cast<const float*>(model_.embedding) + token * hidden, hidden * sizeof(float));
-      }
-      if (config_.embedding_scale == 0.0f) continue;
-      for (int64_t i = 0; i < hidden; ++i) x[i] *= config_.embedding_scale;
-    }
   }
 
   void normalise(const Rows& from, const Norm& norm, int num_rows) {
@@ -158,6 +125,16 @@ class Worker {
       if (to.wide) to.wide += row * to.stride;
       if (to.narrow) to.narrow += row * to.stride;
       kernels_.normalise(from.wide + row * from.stride, norm, config_.hidden, config_.rms_eps, to);
+    }
+    wait();
+  }
+
+  // Hidden states in their place; those without such a norm stay.
+  void normalise_sum(const Rows& residual, const Norm& norm, int num_rows) {
+    if (!norm.weight) return;
+    for (int row = share_.begin(num_rows); row < share_.end(num_rows); ++row) {
+      float* x = residual.wide + row * residual.stride;
+      kernels_.normalise(x, norm, config_.hidden, config_.rms_eps, {x, nullptr, 0});
     }
     wait();
   }
@@ -191,10 +168,9 @@ class Worker {
     if (buffers_.means) find_means();
     const HeadWork work{model_.cache(number), config_.heads, layer.query_norm, layer.key_norm, config_.rms_eps};
     const int half = config_.head_dim / 2;
-    const int64_t table = model_.angles() * model_.rotaries[number];
     for (int row = share_.begin(q_.num_rows); row < share_.end(q_.num_rows); ++row) {
       const int64_t position = q_.positions[row];
-      const int64_t angle = table + position * half;
+      const int64_t angle = model_.angles() * model_.table_of(number, q_.slots[row]) + position * half;
       kernels_.place_row(work, qkv.wide + row * qkv.stride, buffers_.means ? buffers_.means + 2 * row : nullptr,
                          model_.cosines + angle, model_.sines + angle,
                          q_.blocks_of(row)[position / config_.block_tokens],
@@ -232,7 +208,7 @@ class Worker {
 
   // residual += partial + biases, likewise
   void add_partial(const float* biases, const Rows& residual, int num_rows, const Norm& norm) {
-    reduce(buffers_.partial, num_rows);
+    sum_over_ranks(model_, team_, buffers_.partial, num_rows);
     for (int row = share_.begin(num_rows); row < share_.end(num_rows); ++row) {
       float* to = residual.wide + row * residual.stride;
       float* from = buffers_.partial.wide + row * buffers_.partial.stride;

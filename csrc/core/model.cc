@@ -1,4 +1,4 @@
-// Creation of a model: sizes, memory layout, and the names of its parameters.
+// Creation of a model: sizes and memory layout.
 #include "model.h"
 
 #include <cstring>
@@ -55,6 +55,7 @@ std::string find_problem(const AcConfig& c) {
       {"heads", c.heads, 1, ANY},             {"kv_heads", c.kv_heads, 1, ANY},     {"head_dim", c.head_dim, 2, ANY},
       {"vocab", c.vocab, 1, ANY},             {"window", c.window, 0, ANY},
       {"activation", c.activation, 0, 3},     {"position_rows", c.position_rows, 0, ANY},
+      {"embedding_width", c.embedding_width, 0, ANY},
       {"position_offset", c.position_offset, 0, ANY}, {"qk_norm", c.qk_norm, 0, 2},
       {"rotary_tables", c.rotary_tables, 0, 16},
       {"weight_type", c.weight_type, 0, 2},   {"kv_type", c.kv_type, 0, 1},
@@ -75,8 +76,11 @@ std::string find_problem(const AcConfig& c) {
     return "max_positions " + std::to_string(c.max_positions) + " is more than position_rows has";
   }
   if (c.experts && (c.plain_feed || c.mlp_bias)) return "experts have a gate and no biases";
+  if (c.parallel && c.sum_norms) return "parallel blocks have no sum_norms";
   if (c.hidden % 2 || c.inner % 2 || c.head_dim % 2) return "hidden, inner and head_dim must be even";
-  if (c.expert_inner % 2 || c.shared_inner % 2) return "expert_inner and shared_inner must be even";
+  if (c.expert_inner % 2 || c.shared_inner % 2 || c.embedding_width % 2) {
+    return "expert_inner, shared_inner and embedding_width must be even";
+  }
   return "";
 }
 
@@ -103,15 +107,20 @@ AcModel::AcModel(const AcConfig& given)
 }
 
 void AcModel::lay_out(ac::Carver& carver) {
-  const size_t numbers = static_cast<size_t>(config.vocab) * config.hidden;
+  const auto panels = [this](int outputs) { return (outputs + kernels->panel - 1) / kernels->panel; };
+  const int width = embedding_width();
+  const size_t numbers = static_cast<size_t>(config.vocab) * width;
   embedding = carver.take<char>(numbers * (embeds_narrow() ? 2 : 4));
   cosines = carver.take<float>(angles() * rotary_tables());
   sines = carver.take<float>(angles() * rotary_tables());
   for (ac::Layer& layer : layers) lay_out_layer(carver, layer);
-  norm = lay_out_norm(carver, true);
+  norm = lay_out_norm(carver, !config.sum_norms);
   positions = carver.take<float>(static_cast<size_t>(config.position_rows) * config.hidden);
-  const int panel = kernels->panel;
-  head = ac::lay_out_matrix(carver, *this, config.hidden, (config.vocab + panel - 1) / panel, config.head_bias);
+  if (config.embedding_width) {
+    project_in = ac::lay_out_matrix(carver, *this, width, panels(config.hidden), false);
+    project_out = ac::lay_out_matrix(carver, *this, config.hidden, panels(width), false);
+  }
+  head = ac::lay_out_matrix(carver, *this, width, panels(config.vocab), config.head_bias);
 }
 
 ac::Norm AcModel::lay_out_norm(ac::Carver& carver, bool exists) {
@@ -123,14 +132,17 @@ ac::Norm AcModel::lay_out_norm(ac::Carver& carver, bool exists) {
 void AcModel::lay_out_layer(ac::Carver& carver, ac::Layer& layer) {
   const auto panels = [this](int outputs) { return (outputs + kernels->panel - 1) / kernels->panel; };
   const int dim = config.head_dim, mixed = config.heads * dim, projected = mixed + 2 * config.kv_heads * dim;
-  layer.input_norm = lay_out_norm(carver, !config.no_pre_norms);
+  const bool norms_inputs = !config.no_pre_norms && !config.sum_norms;
+  layer.input_norm = lay_out_norm(carver, norms_inputs);
   layer.attended_norm = lay_out_norm(carver, config.post_norms);
   layer.fed_norm = lay_out_norm(carver, config.post_norms);
+  layer.attended_sum_norm = lay_out_norm(carver, config.sum_norms);
+  layer.fed_sum_norm = lay_out_norm(carver, config.sum_norms);
   layer.qkv = ac::lay_out_matrix(carver, *this, config.hidden, panels(projected), config.qkv_bias);
   layer.query_norm = config.qk_norm ? carver.take<float>(norms_all_heads() ? mixed : dim) : nullptr;
   layer.key_norm = config.qk_norm ? carver.take<float>(norms_all_heads() ? config.kv_heads * dim : dim) : nullptr;
   layer.output = ac::lay_out_matrix(carver, *this, mixed, panels(config.hidden), config.output_bias);
-  layer.feed_norm = lay_out_norm(carver, !config.no_pre_norms && !config.no_feed_norm);
+  layer.feed_norm = lay_out_norm(carver, norms_inputs && !config.no_feed_norm);
   lay_out_feed(carver, layer);
 }
 
@@ -152,75 +164,6 @@ void AcModel::lay_out_feed(ac::Carver& carver, ac::Layer& layer) {
   layer.experts.resize(config.held_experts);
   for (ac::Feed& expert : layer.experts) expert = feed(config.expert_inner);
   if (config.shared_inner) layer.shared = feed(config.shared_inner);
-}
-
-void AcModel::name_parameters() {
-  using Kind = ac::Parameter::Kind;
-  const int hidden = config.hidden, vocab = config.vocab;
-  parameters["model.embed_tokens.weight"] = {Kind::embedding, vocab, hidden, nullptr, &head, 0, -1, false};
-  if (config.position_rows > 0) {
-    parameters["model.embed_positions.weight"] = {Kind::rows, config.position_rows, hidden, positions, nullptr, 0, -1,
-                                                  false};
-  }
-  name_norm("model.norm", norm);
-  if (config.head_bias) parameters["lm_head.bias"] = {Kind::vector, 1, vocab, nullptr, &head, 0, -1, false};
-  if (!config.tied) parameters["lm_head.weight"] = {Kind::matrix, hidden, vocab, nullptr, &head, 0, -1, false};
-  for (int i = 0; i < config.num_layers; ++i) name_layer("model.layers." + std::to_string(i) + ".", layers[i]);
-}
-
-void AcModel::name_norm(const std::string& name, const ac::Norm& norm) {
-  using Kind = ac::Parameter::Kind;
-  const auto vector = [&](const char* ending, float* to) {
-    if (to) parameters[name + ending] = {Kind::vector, 1, config.hidden, to, nullptr, 0, -1, false};
-  };
-  vector(".weight", norm.weight);
-  vector(".bias", norm.bias);
-}
-
-void AcModel::name_matrix(const std::string& name, ac::Matrix& to, int cols, int first, int pair) {
-  using Kind = ac::Parameter::Kind;
-  parameters[name + ".weight"] = {Kind::matrix, to.inputs, cols, nullptr, &to, first, pair, false};
-  if (to.biases) parameters[name + ".bias"] = {Kind::vector, 1, cols, nullptr, &to, first, pair, false};
-}
-
-void AcModel::name_layer(const std::string& prefix, ac::Layer& layer) {
-  using Kind = ac::Parameter::Kind;
-  const int dim = config.head_dim, hidden = config.hidden;
-  const int mixed = config.heads * dim, keys = config.kv_heads * dim;
-  const auto vector = [&](const char* name, float* to, int size) {
-    if (to) parameters[prefix + name + ".weight"] = {Kind::vector, 1, size, to, nullptr, 0, -1, false};
-  };
-  const auto matrix = [&](const char* name, ac::Matrix& to, int cols, int first, int pair) {
-    name_matrix(prefix + name, to, cols, first, pair);
-  };
-  name_norm(prefix + "input_layernorm", layer.input_norm);
-  name_norm(prefix + "attended_norm", layer.attended_norm);
-  name_norm(prefix + "post_attention_layernorm", layer.feed_norm);
-  name_norm(prefix + "fed_norm", layer.fed_norm);
-  vector("self_attn.q_norm", layer.query_norm, norms_all_heads() ? mixed : dim);
-  vector("self_attn.k_norm", layer.key_norm, norms_all_heads() ? keys : dim);
-  matrix("self_attn.q_proj", layer.qkv, mixed, 0, -1);
-  matrix("self_attn.k_proj", layer.qkv, keys, mixed, -1);
-  matrix("self_attn.v_proj", layer.qkv, keys, mixed + keys, -1);
-  matrix("self_attn.o_proj", layer.output, hidden, 0, -1);
-  if (layer.has_experts) return name_experts(prefix + "mlp.", layer);
-  name_feed(prefix + "mlp.", layer.feed);
-}
-
-void AcModel::name_feed(const std::string& block, ac::Feed& feed) {
-  if (!config.plain_feed) name_matrix(block + "gate_proj", feed.gate_up, feed.down.inputs, 0, 0);
-  name_matrix(block + "up_proj", feed.gate_up, feed.down.inputs, 0, config.plain_feed ? -1 : 1);
-  name_matrix(block + "down_proj", feed.down, config.hidden, 0, -1);
-}
-
-void AcModel::name_experts(const std::string& block, ac::Layer& layer) {
-  name_matrix(block + "gate", layer.router, config.experts, 0, -1);
-  for (int i = 0; i < config.held_experts; ++i) {
-    name_feed(block + "experts." + std::to_string(config.first_expert + i) + ".", layer.experts[i]);
-  }
-  if (!config.shared_inner) return;
-  name_feed(block + "shared_expert.", layer.shared);
-  name_matrix(block + "shared_expert_gate", layer.router, 1, config.experts, -1);
 }
 
 ac::Cache AcModel::cache(int layer) const {
@@ -282,6 +225,12 @@ int32_t ac_model_set_layers(AcModel* model, const int32_t* windows, const int32_
   }
   model->windows.assign(windows, windows + count);
   model->rotaries.assign(rotaries, rotaries + count);
+  return AC_OK;
+}
+
+int32_t ac_model_set_long_slots(AcModel* model, const uint8_t* is_long) {
+  if (model->rotary_tables() < 2) return ac::fail(AC_BAD_ARGUMENT, "the model has one rotary table for all slots");
+  model->long_slots = is_long;
   return AC_OK;
 }
 

@@ -17,6 +17,7 @@ struct Feed {
 
 struct Layer {
   Norm input_norm, attended_norm, feed_norm, fed_norm;
+  Norm attended_sum_norm, fed_sum_norm;  // of hidden states after attention and after feed-forward were added
   float *query_norm, *key_norm;
   Matrix qkv, output;
   Feed feed;     // in a layer without experts
@@ -48,8 +49,8 @@ struct AcModel {
   ac::Memory weights, pool, scratch;
   std::vector<ac::Layer> layers;
   std::vector<int32_t> windows, rotaries;  // of each layer
-  ac::Matrix head;
-  char* embedding;  // [vocab, hidden], f32 or, beside other weights than f32, bf16
+  ac::Matrix head, project_in, project_out;
+  char* embedding;  // [vocab, embedding_width], f32 or, beside other weights than f32, bf16
   float *positions, *cosines, *sines;
   ac::Norm norm;
   std::map<std::string, ac::Parameter> parameters;
@@ -59,14 +60,20 @@ struct AcModel {
   int first_token = 0;
   int64_t bytes_read = 0;
   uint16_t* chosen_experts = nullptr;  // ac_model_record_experts
+  const uint8_t* long_slots = nullptr;
 
   explicit AcModel(const AcConfig& given);  // raises std::bad_alloc
   bool embeds_narrow() const { return config.weight_type != AC_WEIGHT_F32; }
+  int embedding_width() const { return config.embedding_width ? config.embedding_width : config.hidden; }
   bool narrow_inputs() const { return config.weight_type == AC_WEIGHT_BF16 && kernels->multiplies_narrow; }
   ac::Cache cache(int layer) const;
   int rotary_tables() const { return config.rotary_tables ? config.rotary_tables : 1; }
   // Numbers of one table of cosines or sines.
   int64_t angles() const { return static_cast<int64_t>(config.max_positions) * (config.head_dim / 2); }
+  // Which table the rows of a slot take in a layer.
+  int table_of(int layer, int slot) const {
+    return long_slots && long_slots[slot] ? rotary_tables() - 1 : rotaries[layer];
+  }
   // Whether queries and keys are normalised over all heads of a token.
   bool norms_all_heads() const { return config.qk_norm == 2; }
 

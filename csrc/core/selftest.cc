@@ -17,6 +17,7 @@
 namespace {
 
 constexpr int LENGTH = 45, BLOCKS = 8, THREADS = 2;
+constexpr uint8_t LONG[] = {0, 1};  // slots
 
 [[noreturn]] void stop(const std::string& what) {
   std::fprintf(stderr, "selftest: %s (%s, %s)\n", what.c_str(), ac_isa(), ac_last_error());
@@ -74,7 +75,13 @@ class Model {
 
   // The same by the definitions.
   std::vector<reference::Numbers> read_by_definition() const {
-    return reference::Model(config_, weights_, angles_, windows_, rotaries_).read(prompt(0, LENGTH));
+    return reference::Model(config_, weights_, angles_, windows_, rotaries_, is_long_).read(prompt(0, LENGTH));
+  }
+
+  // The slot of `read` takes the last table in all layers.
+  void make_long() {
+    is_long_ = true;
+    expect(ac_model_set_long_slots(model_, LONG) == AC_OK, "set_long_slots");
   }
 
  private:
@@ -103,17 +110,23 @@ class Model {
   void set_all() {
     const AcConfig& c = config_;
     const int queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
-    set("model.embed_tokens.weight", c.vocab, c.hidden);
+    const int width = c.embedding_width ? c.embedding_width : c.hidden;
+    set("model.embed_tokens.weight", c.vocab, width);
+    if (c.embedding_width) set("model.project_in.weight", width, c.hidden);
+    if (c.embedding_width) set("model.project_out.weight", c.hidden, width);
     if (c.position_rows) set("model.embed_positions.weight", c.position_rows, c.hidden);
-    set_norm("model.norm");
-    if (!c.tied) set("lm_head.weight", c.hidden, c.vocab);
+    if (!c.sum_norms) set_norm("model.norm");
+    if (!c.tied) set("lm_head.weight", width, c.vocab);
     if (c.head_bias) set("lm_head.bias", 1, c.vocab);
     for (int i = 0; i < c.num_layers; ++i) {
       const std::string layer = "model.layers." + std::to_string(i) + ".", attention = layer + "self_attn.";
-      if (!c.no_pre_norms) set_norm(layer + "input_layernorm");
-      if (!c.no_pre_norms && !c.no_feed_norm) set_norm(layer + "post_attention_layernorm");
+      const bool norms_inputs = !c.no_pre_norms && !c.sum_norms;
+      if (norms_inputs) set_norm(layer + "input_layernorm");
+      if (norms_inputs && !c.no_feed_norm) set_norm(layer + "post_attention_layernorm");
       if (c.post_norms) set_norm(layer + "attended_norm");
       if (c.post_norms) set_norm(layer + "fed_norm");
+      if (c.sum_norms) set_norm(layer + "attended_sum_norm");
+      if (c.sum_norms) set_norm(layer + "fed_sum_norm");
       if (c.qk_norm) set(attention + "q_norm.weight", 1, c.qk_norm == 2 ? queries : c.head_dim);
       if (c.qk_norm) set(attention + "k_norm.weight", 1, c.qk_norm == 2 ? keys : c.head_dim);
       set_affine(attention + "q_proj", c.hidden, queries, c.qkv_bias);
@@ -143,6 +156,7 @@ class Model {
   AcModel* model_;
   std::map<std::string, std::vector<float>> weights_;
   std::vector<float> angles_;
+  bool is_long_ = false;
   std::vector<int32_t> windows_, rotaries_;  // of layers; empty: those of the configuration
 };
 
@@ -192,6 +206,9 @@ std::vector<AcConfig> all_configs() {
     learned.activation = AC_RELU;
     learned.position_rows = LENGTH + 2;
     learned.position_offset = 2;
+    AcConfig summed = learned;  // as OPT-350M
+    summed.sum_norms = summed.tied = 1;
+    summed.embedding_width = 26;
     AcConfig parallel = plain;  // as Falcon
     parallel.layer_norm = parallel.plain_feed = parallel.parallel = parallel.no_feed_norm = 1;
     parallel.activation = AC_GELU;
@@ -214,8 +231,8 @@ std::vector<AcConfig> all_configs() {
     all_experts.inner = all_experts.shared_inner = 0;
     all_experts.normalises = 1;
     all_experts.dense_layers = nullptr;
-    configs.insert(configs.end(), {plain, full, shared, gelu, learned, parallel, after, layers, biased});
-    configs.insert(configs.end(), {experts, all_experts});
+    configs.insert(configs.end(), {plain, full, shared, gelu, learned, summed, parallel, after});
+    configs.insert(configs.end(), {layers, biased, experts, all_experts});
   }
   return configs;
 }
@@ -233,8 +250,9 @@ void check_bits(const AcConfig& config) {
   expect(whole.read(0, LENGTH, THREADS) == wanted, "bits with two threads");
 }
 
-void check_numbers(const AcConfig& config) {
+void check_numbers(const AcConfig& config, bool is_long) {
   Model model(config);
+  if (is_long) model.make_long();
   const std::vector<float> found = model.read(0, LENGTH, 1);
   const std::vector<reference::Numbers> wanted = model.read_by_definition();
   double largest = 0.0, error = 0.0;
@@ -262,6 +280,7 @@ void check_refusals() {
   Model model(base_config());
   const int32_t windows[] = {0, 0}, rotaries[] = {0, 1};
   expect(ac_model_set_layers(model.get(), windows, rotaries) == AC_BAD_ARGUMENT, "a table that is not there is refused");
+  expect(ac_model_set_long_slots(model.get(), LONG) == AC_BAD_ARGUMENT, "long slots without a table are refused");
   expect(ac_copy_block(model.get(), 0, BLOCKS) == AC_BAD_ARGUMENT, "a block beyond the pool is refused");
   const int32_t status = ac_model_set_weight(model.get(), "lm_head.bias", nullptr, AC_F32, 1, 67, 1);
   expect(status == AC_BAD_ARGUMENT, "an unknown name is refused");
@@ -282,7 +301,8 @@ int main() {
   for (const char* isa : {"scalar", "avx2", "avx512", "avx512bf16", "avx512amx", "neon"}) {
     if (ac_set_isa(isa) != AC_OK) continue;
     for (const AcConfig& config : all_configs()) {
-      if (config.weight_type == AC_WEIGHT_F32) check_numbers(config);
+      if (config.weight_type == AC_WEIGHT_F32) check_numbers(config, false);
+      if (config.weight_type == AC_WEIGHT_F32 && config.rotary_tables > 1) check_numbers(config, true);
       check_bits(config);
     }
     check_refusals();

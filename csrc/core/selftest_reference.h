@@ -17,17 +17,18 @@ using Numbers = std::vector<double>;
 class Model {
  public:
   // `weights` by name, matrices [in, out]; `angles` [tables, positions, head_dim / 2] are both cosines and sines.
-  // `windows` and `rotaries` of each layer; empty: those of the configuration.
+  // `windows` and `rotaries` of each layer; empty: those of the configuration. `is_long`: all take the last table.
   Model(const AcConfig& config, const std::map<std::string, std::vector<float>>& weights,
-        const std::vector<float>& angles, const std::vector<int32_t>& windows, const std::vector<int32_t>& rotaries)
-      : c_(config), weights_(weights), angles_(angles), windows_(windows), rotaries_(rotaries) {}
+        const std::vector<float>& angles, const std::vector<int32_t>& windows, const std::vector<int32_t>& rotaries,
+        bool is_long)
+      : c_(config), weights_(weights), angles_(angles), windows_(windows), rotaries_(rotaries), is_long_(is_long) {}
 
   // Logits of every one of `tokens`, the prompt's first.
   std::vector<Numbers> read(const std::vector<int32_t>& tokens) const {
     std::vector<Numbers> rows;
     for (size_t i = 0; i < tokens.size(); ++i) rows.push_back(embed(tokens[i], static_cast<int>(i)));
     for (int i = 0; i < c_.num_layers; ++i) pass_layer(i, rows);
-    for (Numbers& row : rows) row = head(normalise(row, "model.norm"));
+    for (Numbers& row : rows) row = head(maybe_normalise(row, "model.norm"));
     return rows;
   }
 
@@ -39,13 +40,15 @@ class Model {
   }
 
   Numbers embed(int token, int position) const {
-    Numbers x(c_.hidden);
+    const int width = c_.embedding_width ? c_.embedding_width : c_.hidden;
+    Numbers x(width);
     const float *tokens = find("model.embed_tokens.weight"), *places = find("model.embed_positions.weight");
     const size_t place = static_cast<size_t>(position + c_.position_offset) * c_.hidden;
-    for (int i = 0; i < c_.hidden; ++i) {
-      x[i] = tokens[static_cast<size_t>(token) * c_.hidden + i] * (c_.embedding_scale ? c_.embedding_scale : 1.0);
-      if (places) x[i] += places[place + i];
+    for (int i = 0; i < width; ++i) {
+      x[i] = tokens[static_cast<size_t>(token) * width + i] * (c_.embedding_scale ? c_.embedding_scale : 1.0);
     }
+    if (c_.embedding_width) x = multiply(x, "model.project_in", c_.hidden);
+    for (int i = 0; places && i < c_.hidden; ++i) x[i] += places[place + i];
     return x;
   }
 
@@ -76,12 +79,13 @@ class Model {
     return y;
   }
 
-  Numbers head(const Numbers& x) const {
+  Numbers head(const Numbers& hidden) const {
+    const Numbers x = c_.embedding_width ? multiply(hidden, "model.project_out", c_.embedding_width) : hidden;
     const float* weights = find(c_.tied ? "model.embed_tokens.weight" : "lm_head.weight");
-    const size_t across = c_.tied ? c_.hidden : 1, down = c_.tied ? 1 : c_.vocab;
+    const size_t width = x.size(), across = c_.tied ? width : 1, down = c_.tied ? 1 : c_.vocab;
     Numbers y(c_.vocab);
     for (int j = 0; j < c_.vocab; ++j) {
-      for (int i = 0; i < c_.hidden; ++i) y[j] += x[i] * weights[j * across + i * down];
+      for (size_t i = 0; i < width; ++i) y[j] += x[i] * weights[j * across + i * down];
       if (c_.head_bias) y[j] += find("lm_head.bias")[j];
       y[j] = cap(y[j], c_.logit_cap);
     }
@@ -102,7 +106,7 @@ class Model {
   // Heads of one row, normalised and rotated.
   std::vector<Numbers> turn(Numbers row, const std::string& norm, int layer, int position) const {
     std::vector<Numbers> heads;
-    const int half = c_.head_dim / 2, table = rotaries_.empty() ? 0 : rotaries_[layer];
+    const int half = c_.head_dim / 2, table = is_long_ ? c_.rotary_tables - 1 : rotaries_.empty() ? 0 : rotaries_[layer];
     if (c_.qk_norm == 2) row = normalise(row, norm, false);
     for (size_t at = 0; at < row.size(); at += c_.head_dim) {
       Numbers x(row.begin() + at, row.begin() + at + c_.head_dim);
@@ -162,9 +166,11 @@ class Model {
     for (int i = 0; i < count; ++i) {
       const Numbers before = residual[i];
       add(residual[i], multiply(attend(rows, number, i), attention + "o_proj", c_.hidden), layer + "attended_norm");
+      residual[i] = maybe_normalise(residual[i], layer + "attended_sum_norm");
       const std::string norm = layer + (c_.no_feed_norm ? "input_layernorm" : "post_attention_layernorm");
       const Numbers fed = feed(maybe_normalise(c_.parallel ? before : residual[i], norm), layer + "mlp.", c_.inner);
       add(residual[i], fed, layer + "fed_norm");
+      residual[i] = maybe_normalise(residual[i], layer + "fed_sum_norm");
     }
   }
 
@@ -207,6 +213,7 @@ class Model {
   const std::map<std::string, std::vector<float>>& weights_;
   const std::vector<float>& angles_;
   const std::vector<int32_t>&windows_, &rotaries_;
+  bool is_long_;
 };
 
 }  // namespace reference

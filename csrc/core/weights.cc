@@ -159,7 +159,7 @@ void pack_vector(const T* from, const Parameter& to, int panel_size) {
 
 template <class T>
 void pack_embedding(const T* from, const AcModel& model, int threads) {
-  const int64_t numbers = model.config.hidden;
+  const int64_t numbers = model.embedding_width();
 #pragma omp parallel for num_threads(threads)
   for (int row = 0; row < model.config.vocab; ++row) {
     const T* source = from + row * numbers;

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignment.architecture.layout import Layout
-from alignment.generation.fused.capabilities import model_obstacle
+from alignment.generation.fused.capabilities import cuda_obstacle, model_obstacle
 from alignment.ops.native.library import find_core
 from alignment.records import NO_EXPERT
 from tests.distributed import ranks_fused
@@ -27,9 +27,8 @@ def kernels():
 
 
 TWO, FOUR, EXPERTS = Layout(tensor=2), Layout(tensor=4), Layout(tensor=2, expert=2)
-REFUSED = "norms of sums"
 FAMILIES_OF = {
-    "2": tuple(name for name in FAMILIES if name != REFUSED),
+    "2": tuple(FAMILIES),
     "experts": MIXTURES,
     "cuda": (CUDA,),
     "4": ("one kv head", "norms of all heads"),
@@ -99,5 +98,9 @@ def test_damage_in_one_rank_is_reported_by_all(name):
 
 
 def test_what_the_kernels_lack_is_said_in_one_line():
-    lacks = "the fused engine cannot compute embedding_size, norms_sums of this opt model"
-    assert model_obstacle(ranks_fused.config_of(REFUSED)) == lacks
+    config = ranks_fused.config_of("norms of sums")
+    assert model_obstacle(config) is None
+    assert cuda_obstacle(config) == (
+        "the CUDA kernels cannot compute activation=relu, embedding_size, feed_forward=plain, learned_positions, "
+        "norm=layer, norm_bias, norms_sums of this opt model"
+    )

@@ -32,7 +32,7 @@ FEATURES = (
     CUDA_FEATURES
     | {"norm=rms+1", "norm=layer", "norm_bias", "scaled_embedding", "learned_positions", "feed_forward=plain"}
     | {"experts", "parallel_block", "shared_norm", "norms=after", "norms=none before", "norms=all heads"}
-    | {"head_bias", "full_layers", "rope_local_base_freq", "attention_cap", "logit_cap", "query_pre_attn_scalar"}
+    | {"norms_sums", "embedding_size", "head_bias", "full_layers", "rope_local_base_freq", "attention_cap", "logit_cap", "query_pre_attn_scalar"}
     | {f"activation={kind}" for kind in KERNEL_ACTIVATIONS}
 )
 """What the CPU kernels compute."""
@@ -65,6 +65,7 @@ def model_obstacle(
     if num_stages > 1:
         return f"the fused engine needs all layers in one process, pipeline_parallel_degree={num_stages}"
     widths = {"hidden": config.hidden_size, **_inner_widths(config, tensor_degree, tensor_index, expert_degree)}
+    widths |= {"embedding": config.embedding_size} if config.embedding_size else {}
     odd = [f"{name} {size}" for name, size in widths.items() if size % 2]
     return f"the kernels need even widths, a process has {' and '.join(odd)}" if odd else None
 

@@ -30,6 +30,8 @@ _KERNEL_NAMES = {
     "expert_down": f"mlp.experts.{EACH}.down_proj",
 }
 """The kernels' names of norms and experts, by role."""
+_SUM_NAMES = {"input_norm": "attended_sum_norm", "feed_norm": "fed_sum_norm"}
+"""Those of norms that follow the sums (``norms_sums``)."""
 
 
 def share_sizes(config: Any, group: Group, *, expert_degree: int = 1) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def share_sizes(config: Any, group: Group, *, expert_degree: int = 1) -> dict[st
         "no_feed_norm": config.shared_norm,
         "no_pre_norms": config.family.has_norms("none before"),
         "post_norms": config.family.has_norms("after"),
+        "sum_norms": config.norms_sums,
+        "embedding_width": config.embedding_size or 0,
         "plain_feed": not config.family.is_gated,
         "position_rows": config.dimensions["positions"] if config.learned_positions else 0,
         "position_offset": config.family.position_offset,
@@ -157,7 +161,8 @@ def kernel_name(config: Any, name: str) -> str:
     expert = inner.partition(EXPERT)[2].partition(".")[0]
     name = inner.replace(f"{EXPERT}{expert}.", f"{EXPERT}{EACH}.") if expert else inner
     role = next((weight.role for weight in config.family.layer if weight.name == name), "")
-    return f"{LAYERS}{number}.{_KERNEL_NAMES.get(role, inner).replace(EACH, expert)}.{ending}"
+    names = {**_KERNEL_NAMES, **_SUM_NAMES} if config.norms_sums else _KERNEL_NAMES
+    return f"{LAYERS}{number}.{names.get(role, inner).replace(EACH, expert)}.{ending}"
 
 
 def kernel_dtype(tensor: paddle.Tensor) -> tuple[paddle.Tensor, str]:

@@ -19,8 +19,8 @@ LINK_FLAGS = ("-shared", "-Wl,--no-undefined")
 PER_ISA = ("kernels.cc", "sampler_kernels.cc", "training_kernels.cc")
 """Compiled once for each instruction set."""
 ONCE = (
-    *("dispatch.cc", "model.cc", "weights.cc", "request.cc", "forward.cc", "sampler.cc", "philox.cc"),
-    *("training.cc", "update.cc"),
+    *("dispatch.cc", "model.cc", "parameters.cc", "weights.cc", "request.cc", "forward.cc"),
+    *("sampler.cc", "philox.cc", "training.cc", "update.cc"),
 )
 """Compiled once, for every processor of the architecture."""
 _SELFTEST = "selftest.cc"

@@ -41,6 +41,7 @@ FAMILIES = {
     "qwen3": dict(model_type="qwen3", head_dim=20, num_attention_heads=6),
     "gemma": dict(model_type="gemma", head_dim=20, num_key_value_heads=1),
     "gpt2": dict(model_type="gpt2"),
+    "opt 350m": dict(model_type="opt", word_embed_proj_dim=26, do_layer_norm_before=False),
     "mixtral": dict(model_type="mixtral", num_local_experts=6, num_experts_per_tok=2, sliding_window=None),
     "qwen2_moe": dict(model_type="qwen2_moe", **EXPERTS, shared_expert_intermediate_size=26, mlp_only_layers=[1]),
     "qwen3_moe": dict(model_type="qwen3_moe", **EXPERTS, norm_topk_prob=True, head_dim=12),
