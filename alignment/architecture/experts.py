@@ -38,6 +38,10 @@ class Experts:
         """The smallest dtype for the numbers of experts and one more (``records.NO_EXPERT``)."""
         return "uint8" if self.count < 256 else "uint16"
 
+    def choice_bytes(self, num_layers: int) -> int:
+        """Return the bytes in which the experts of one token in all ``num_layers`` layers are recorded."""
+        return num_layers * self.top_k * (1 if self.number_type == "uint8" else 2)
+
 
 def read_experts(given: Mapping[str, Any], keys: ExpertKeys | None, place: str) -> Experts | None:
     """Return the experts that config.json describes, None for a family without; ModelFolderError for bad values."""

@@ -62,7 +62,7 @@ offload_level seed objective loss_type loss_weights label_smoothing score_bias
 normalize_score_during_training normalizer_type lora lora_rank lora_dropout
 lora_target_modules load_in_4bit reference_free precompute_ref_logprobs attributes
 teacher_offload beta teacher_tensor_parallel_degree max_dec_len per_device_eval_batch_size
-train_head_only gating_hidden_size gating_num_layers placement logprob_check_rows
+use_rollout_routing_replay train_head_only gating_hidden_size gating_num_layers placement logprob_check_rows
 """
 """Arguments that affect memory; the check sets all others itself."""
 

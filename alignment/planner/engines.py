@@ -16,11 +16,12 @@ from alignment.generation.fused.blocks import blocks_for, blocks_of_slot
 from alignment.generation.fused.capabilities import cuda_obstacle, model_obstacle
 from alignment.generation.fused.fused_settings import TYPE_BYTES, FusedSettings, read_bytes
 from alignment.ops import pieces
+from alignment.planner.choices import recorded_by_eager_engine, recorded_by_fused_engine
 from alignment.planner.counts.activations import Pass
 from alignment.planner.counts.operators import FLOAT
 from alignment.planner.counts.shapes import stage_layers
 from alignment.planner.job import Job
-from alignment.planner.rollout import PlannedRollout, RolloutMoment
+from alignment.planner.rollout import CHOICES, PlannedRollout, RolloutMoment
 
 
 class EagerMemory:
@@ -45,6 +46,8 @@ class EagerMemory:
         cache = {"key-value cache": self._cache}
         arrays = sampling.HOST_COPIES * self._rollout.rows * self._job.policy.vocab_size * FLOAT
         host = {"sampling": arrays if self._rollout.makes_logits and not self._job.half else 0}
+        stages = self._rollout.inner.pipeline
+        host[CHOICES] = recorded_by_eager_engine(self._job, rows=self._rollout.rows, num_stages=stages)
         return [
             RolloutMoment(name="weights arrive", device={"rollout weights": self._rollout.coming}),
             RolloutMoment(name="prefill", device={**cache, "activations": self._prompts}),
@@ -138,9 +141,11 @@ class FusedMemory:
         logits = {"sampling": copies * self._rollout.rows * self._config.vocab_size * FLOAT}
         own = self._weights if self._job.on_gpu else 0
         message = {"rollout weights": own + self._rollout.arriving}
+        recorded = recorded_by_fused_engine(self._job, responses=self._rollout.responses)
+        host = {CHOICES: recorded} if recorded else {}
         return [
             RolloutMoment(name="weights arrive", device=message if self._rollout.moved else {}),
-            RolloutMoment(name="decode step", **({"device": logits} if own else {"device": {}, "host": logits})),
+            RolloutMoment(name="decode step", device=logits if own else {}, host=host if own else {**host, **logits}),
         ]
 
     @cached_property

@@ -107,6 +107,8 @@ class Job:
     """The adapters of trained models, by role; their bases are frozen, and the policy's is its reference."""
     four_bit: bool = False
     """Whether the matrices of those bases' layers are in 4 bits."""
+    kept_choices: int = 0
+    """Rollouts whose experts' choices are kept at the same time, to learn with the same experts; 0: of none."""
     keeps_average: bool = False
     """Whether an average of the policy's trained weights is kept."""
     side_by_side: int = -1

@@ -15,10 +15,11 @@ from functools import cached_property
 from alignment.architecture import reshard_plan
 from alignment.architecture.layout import Layout
 from alignment.device.host import num_threads
+from alignment.planner.choices import batched_choices, kept_choices
 from alignment.planner.engines import engine_memory
 from alignment.planner.job import CRITICS, Job
 from alignment.planner.models import Placed, place_models
-from alignment.planner.rollout import PlannedRollout
+from alignment.planner.rollout import CHOICES, PlannedRollout
 from alignment.planner.update import STEP, update_moments
 
 WAITING = "waits"
@@ -28,7 +29,7 @@ COMPONENTS = (
     *("policy weights", "critic weights", "cost_critic weights", "reference weights", "teacher weights"),
     *("reward weights", "cost weights"),
     *("gathered weights", "rollout weights", "teacher states"),
-    *("optimizer", "gradients", "activations", CACHE, SCRATCH, "sampling", OFFLOADED, AVERAGED),
+    *("optimizer", "gradients", "activations", CACHE, SCRATCH, "sampling", CHOICES, OFFLOADED, AVERAGED),
 )
 """What memory is used for, in display order."""
 ALWAYS_SHOWN = ("optimizer", "gradients", "activations")
@@ -94,6 +95,7 @@ class ProcessMemory:
         rows = {name: job.rows_per_batch if model.is_trained else self._rows(name) for name, model in models.items()}
         passes = [model.one_pass(rows[name]) for name, model in models.items()]
         trained = [step for step, model in zip(passes, models.values(), strict=True) if model.is_trained]
+        self._choices = kept_choices(job) if "policy" in models or rollout is not None else 0
         self._scratch = max((step.scratch(num_threads()) for step in trained or passes), default=0)
 
     def moments(self, phase: str) -> Iterator[Moment]:
@@ -147,7 +149,10 @@ class ProcessMemory:
             needed = max(needed, head.forward_only(with_entropy=name == "policy" and job.teacher is None))
         whole = sum(map(self._whole_head, left))
         states = self._exchanged if name == "teacher" else {}
-        yield self._moment(f"{name} forward", [name], {"activations": needed, **states}, whole=whole + model.whole_unit)
+        read = batched_choices(job, rows=job.scored_rows(name), at_once=count) if name == "policy" else 0
+        needs = {"activations": needed, **states}
+        gathered = whole + model.whole_unit
+        yield self._moment(f"{name} forward", [name], needs, whole=gathered, host={CHOICES: read})
         if model.gathering:
             coming = {"activations": step.shared + 3 * step.boundary}
             yield self._moment(f"{name} gathered", [name], coming, whole=whole + model.gathering)
@@ -172,11 +177,18 @@ class ProcessMemory:
             left += self._whole_head("policy") if model.name in CRITICS else 0
             for name, gradients, activations, gathered in update_moments(model):
                 needed = {"gradients": gradients, "activations": activations}
-                what = f"{model.name} {name}"
-                yield self._moment(what, [model.name], needed, steps=name == STEP, whole=left + gathered)
+                what, host = f"{model.name} {name}", {CHOICES: self._learned_choices(model.name)}
+                yield self._moment(what, [model.name], needed, steps=name == STEP, whole=left + gathered, host=host)
             gradients = {"gradients": model.gradients.between_batches}
             yield from self._moves([model.name], gradients)
             yield from self._moves([model.name], gradients, with_optimizer=True)
+
+    def _learned_choices(self, name: str) -> int:
+        """Return the bytes of the experts' choices in the micro-batches of an update, which all models share."""
+        if "policy" not in self._models:
+            return 0
+        rows, count = self._job.rows_per_batch, self._job.micro_batches
+        return batched_choices(self._job, rows=rows * count, at_once=rows if name == "policy" else 0)
 
     def _moment(
         self,
@@ -214,6 +226,7 @@ class ProcessMemory:
         averaged = sum(model.average for model in models)
         in_host = {OFFLOADED: away, AVERAGED: averaged, **(self._engine_host if stays else {}), **(host or {})}
         in_host[SCRATCH] = in_host.get(SCRATCH, 0) + self._scratch
+        in_host[CHOICES] = in_host.get(CHOICES, 0) + self._choices
         return Moment(name, _present(device), _present(in_host))
 
     @cached_property

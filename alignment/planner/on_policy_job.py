@@ -14,7 +14,7 @@ from alignment.models.config import CONFIG_FILE
 from alignment.planner.job import JUDGE, Job
 from alignment.planner.reading import plan_adapters, planned_batches, read_shape
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, critic_name
-from alignment.runs.on_policy.saved_passes import checked_rows, obstacle_to_one_pass
+from alignment.runs.on_policy.saved_passes import checked_rows, obstacle_to_one_pass, replays_experts
 
 
 def read_job(parsed: Parsed, *, device: str) -> Job:
@@ -51,6 +51,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         micro_batches=micro_batches,
         max_tokens=training.token_budget(data.max_length),
         iteration_rows=iteration,
+        kept_choices=_kept_choices(parsed, policy, dtype=training.weight_dtype(device)),
         keeps_average=on_policy.use_ema,
         side_by_side=on_policy.per_device_rollout_batch_size,
         recompute=training.recompute_granularity if training.recompute else "",
@@ -82,6 +83,12 @@ def _passes(parsed: Parsed, iteration: int, rows_per_update: int, *, device: str
         "values_from_update": not is_left_out
         and obstacle_to_one_pass(parsed, updates=updates, apart=bool(parsed.placement.placement)) is None,
     }
+
+
+def _kept_choices(parsed: Parsed, policy: DecoderConfig, *, dtype: str) -> int:
+    """Return ``kept_choices``: the next rollout is sampled beside the present one with ``rollout_ahead``."""
+    replays = policy.experts is not None and replays_experts(parsed, dtype=dtype)
+    return 1 + parsed.on_policy.rollout_ahead if replays else 0
 
 
 def _read_sources(source: RewardSourceArguments, *, evaluates: bool) -> dict[str, Any]:

@@ -16,6 +16,10 @@ from alignment.planner.counts.shapes import Held
 from alignment.planner.job import Job
 
 
+CHOICES = "experts' choices"
+"""The component of what ``planner.choices`` counts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutMoment:
     """Bytes that a rollout needs at one moment, in addition to the trained weights."""
@@ -50,11 +54,15 @@ class PlannedRollout:
         return self.job.rollout_layout(self.layout)
 
     @cached_property
+    def responses(self) -> int:
+        """Sequences generated in one replica."""
+        replicas = self.layout.world_size // self.inner.world_size if self.job.eval_mode else self.layout.batch
+        return -(-self.job.iteration_rows * self.layout.batch // replicas)
+
+    @cached_property
     def rows(self) -> int:
         """Sequences generated at once in one replica."""
-        replicas = self.layout.world_size // self.inner.world_size if self.job.eval_mode else self.layout.batch
-        rows = -(-self.job.iteration_rows * self.layout.batch // replicas)
-        return min(rows, self.job.side_by_side) if self.job.side_by_side > 0 else rows
+        return min(self.responses, self.job.side_by_side) if self.job.side_by_side > 0 else self.responses
 
     @property
     def makes_logits(self) -> bool:

@@ -43,6 +43,12 @@ def types_are_float32(parsed: Parsed, dtype: str) -> bool:
     return {dtype, engine.rollout_weight_type or "float32", engine.rollout_kv_type or "float32"} == {"float32"}
 
 
+def replays_experts(parsed: Parsed, *, dtype: str) -> bool:
+    """Tell whether a policy with experts, trained in ``dtype``, learns with those that rollouts chose."""
+    asked = parsed.on_policy.use_rollout_routing_replay
+    return asked is True or (asked == "auto" and not types_are_float32(parsed, dtype))
+
+
 def _needs_trainers_logprobs(parsed: Parsed, dtype: str) -> bool:
     """Tell whether the engine's log-probs are not the trainer's within rounding, or not enough."""
     return not types_are_float32(parsed, dtype) or needs_trainers_logprobs(parsed.as_dict()) is not None

@@ -77,6 +77,21 @@ def test_half_precision_and_the_fused_engine_depend_on_the_device(parse):
     assert (on_cpu.half, on_cpu.fused, on_cpu.item) == (False, True, 4)
 
 
+def test_choices_of_experts_are_kept_where_the_run_replays_them(parse):
+    shape = json.loads((parse.folder / "policy" / "config.json").read_text())
+    shape |= {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    (parse.folder / "mixture").mkdir()
+    (parse.folder / "mixture" / "config.json").write_text(json.dumps(shape))
+    mixture = {"actor_model_name_or_path": parse.folder / "mixture"}
+
+    def kept(**given):
+        return read_job(parse(**given), device="cpu").kept_choices
+
+    assert (kept(**mixture), kept(**mixture, rollout_weight_type="bfloat16")) == (0, 1)
+    assert kept(**mixture, use_rollout_routing_replay=True, rollout_ahead=1) == 2
+    assert kept(use_rollout_routing_replay=True) == 0
+
+
 def test_responses_share_a_prompt(parse):
     given = dict(per_device_prompt_batch_size=4, num_return_sequences=4, per_device_train_batch_size=16, max_dec_len=40)
     job = read_job(parse(**given), device="cpu")
