@@ -15,7 +15,6 @@ from alignment.architecture.parts import Part, even_cut
 from alignment.planner.counts.shapes import Held
 from alignment.planner.job import Job
 
-
 CHOICES = "experts' choices"
 """The component of what ``planner.choices`` counts."""
 

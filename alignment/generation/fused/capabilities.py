@@ -32,7 +32,8 @@ FEATURES = (
     CUDA_FEATURES
     | {"norm=rms+1", "norm=layer", "norm_bias", "scaled_embedding", "learned_positions", "feed_forward=plain"}
     | {"experts", "parallel_block", "shared_norm", "norms=after", "norms=none before", "norms=all heads"}
-    | {"norms_sums", "embedding_size", "head_bias", "full_layers", "rope_local_base_freq", "attention_cap", "logit_cap", "query_pre_attn_scalar"}
+    | {"norms_sums", "embedding_size", "head_bias", "full_layers", "rope_local_base_freq"}
+    | {"attention_cap", "logit_cap", "query_pre_attn_scalar"}
     | {f"activation={kind}" for kind in KERNEL_ACTIVATIONS}
 )
 """What the CPU kernels compute."""
