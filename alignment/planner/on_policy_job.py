@@ -40,7 +40,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         four_bit=parsed.adapter.load_in_4bit,
         **_read_sources(source, evaluates=training.evaluates),
         group_size=on_policy.num_return_sequences,
-        **_passes(parsed, iteration, rows * micro_batches, device=device),
+        **_passes(parsed, policy, iteration, rows * micro_batches, device=device),
         half=training.weight_dtype(device) == "bfloat16",
         length=data.max_length,
         response=response,
@@ -51,7 +51,6 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
         micro_batches=micro_batches,
         max_tokens=training.token_budget(data.max_length),
         iteration_rows=iteration,
-        kept_choices=_kept_choices(parsed, policy, dtype=training.weight_dtype(device)),
         keeps_average=on_policy.use_ema,
         side_by_side=on_policy.per_device_rollout_batch_size,
         recompute=training.recompute_granularity if training.recompute else "",
@@ -72,12 +71,16 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     )
 
 
-def _passes(parsed: Parsed, iteration: int, rows_per_update: int, *, device: str) -> dict[str, Any]:
-    """Return ``update_iters``, ``checked_share`` and ``values_from_update`` for an ``iteration`` of responses."""
-    checked = checked_rows(parsed, iteration, dtype=parsed.training.weight_dtype(device))
+def _passes(
+    parsed: Parsed, policy: DecoderConfig, iteration: int, rows_per_update: int, *, device: str
+) -> dict[str, Any]:
+    """Return what is made, left out and kept of the passes over an ``iteration`` of responses, by field."""
+    dtype = parsed.training.weight_dtype(device)
+    checked = checked_rows(parsed, iteration, dtype=dtype)
     updates = ceil(iteration / rows_per_update) * parsed.on_policy.update_iters
     is_left_out = "critic" not in parsed.groups or parsed.savings.values_from_update is False
     return {
+        "kept_choices": _kept_choices(parsed, policy, dtype=dtype),
         "update_iters": parsed.on_policy.update_iters,
         "checked_share": 1.0 if checked is None else checked / iteration,
         "values_from_update": not is_left_out
