@@ -1,10 +1,10 @@
 """PPO, DPO and DPO with LoRA of small families: the first step is the reference's, and layouts equal one process.
 
-All parameters are compared. One whose gradient is zero but for rounding (a key's bias without rotation: the softmax does
-not see it) makes a whole step of Adam in a random direction, in one process too if its rows are summed in another order,
-unless ``adam_epsilon`` is far above the rounding and below the other gradients; with it, gradients of a wrong scale are
-seen as well, which Adam else hides. A bias starts at zero and holds nothing but its steps; like that of all parameters,
-its difference is compared with the whole steps of the run where these are larger than the parameter.
+All parameters are compared. Where a gradient is zero but for rounding (a key's bias without rotation: the softmax does
+not see it), Adam makes a whole step in a random direction, in one process too if it adds its rows in another order,
+unless ``adam_epsilon`` is far above the rounding; then gradients of a wrong scale are seen as well, which Adam else
+hides. A bias starts at zero and holds nothing but its steps: a difference is compared with the whole steps of a run
+where these are larger than the parameter.
 """
 
 from __future__ import annotations
