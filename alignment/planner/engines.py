@@ -13,7 +13,7 @@ from alignment.generation import sampling
 from alignment.generation.eager import room
 from alignment.generation.fused import fused_settings
 from alignment.generation.fused.blocks import blocks_for, blocks_of_slot
-from alignment.generation.fused.capabilities import cuda_obstacle, model_obstacle
+from alignment.generation.fused.capabilities import cuda_length_obstacle, cuda_obstacle, model_obstacle
 from alignment.generation.fused.fused_settings import TYPE_BYTES, FusedSettings, read_bytes
 from alignment.ops import pieces
 from alignment.planner.choices import recorded_by_eager_engine, recorded_by_fused_engine
@@ -222,7 +222,7 @@ def rollout_engine(job: Job, inner: Layout) -> str:
         job.policy, tensor_degree=inner.tensor, expert_degree=inner.expert, num_stages=inner.pipeline
     )
     if job.on_gpu:
-        obstacle = obstacle or cuda_obstacle(job.policy)
+        obstacle = obstacle or cuda_obstacle(job.policy) or cuda_length_obstacle(job.policy, job.length)
     return "fused" if job.fused and obstacle is None else "eager"
 
 

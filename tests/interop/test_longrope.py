@@ -9,8 +9,9 @@ import pytest
 from alignment.errors import UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
-from alignment.generation.fused.capabilities import length_obstacle
+from alignment.generation.fused.capabilities import cuda_length_obstacle
 from alignment.generation.fused.fused_engine import FusedEngine
+from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.kernels import CPU_KERNELS
 from alignment.models.decoder.forest import share_tokens
 from alignment.models.folders.hub import load_causal_lm
@@ -68,37 +69,52 @@ def test_gradients_of_a_long_row(torch, pair):
     np.testing.assert_allclose(found, wanted, atol=1e-4 * abs(wanted).max())
 
 
-def test_long_and_short_prompts_side_by_side_are_answered_as_there(torch, pair):
+def engine_of(model, kind):
+    """Return an engine with the weights of ``model``; the fused one has two slots for long and short prompts."""
+    if kind == "fused" and CPU_KERNELS.obstacle(model.config) is not None:
+        pytest.skip(CPU_KERNELS.obstacle(model.config))
+    settings = FusedSettings(num_slots=2, max_rows=9, kv_memory="1MiB")
+    engine = EagerEngine(model) if kind == "eager" else FusedEngine(model, settings)
+    engine.load_weights(None, 0)
+    return engine
+
+
+@pytest.mark.parametrize("kind", ["eager", "fused"])
+def test_long_and_short_prompts_side_by_side_are_answered_as_there(torch, pair, kind):
     theirs, ours = pair
-    prompts = [IDS[0, : LIMIT + 1].tolist(), IDS[1, : LIMIT - 8].tolist(), IDS[2, :3].tolist()]
-    wanted = []
-    for prompt in prompts:
-        row = list(prompt)
-        for _ in range(8):
-            row.append(int(logits_there(torch, theirs, np.array(row))[-1].argmax()))
-        wanted.append(row[len(prompt) :])
-    engine = EagerEngine(ours)
-    engine.load_weights(None, 0)
+    lengths = (LIMIT + 1, LIMIT - 8, 3, LIMIT + 1)
+    prompts = [row[:length].tolist() for row, length in zip(IDS[[0, 1, 2, 0]], lengths, strict=True)]
     options = GenerationOptions(max_new_tokens=8, do_sample=False)
-    answers = engine.generate(prompts, options, seed=0, sequence_ids=[0, 1, 2])
-    assert [answer.token_ids.tolist() for answer in answers] == wanted
+    answers = engine_of(ours, kind).generate(prompts, options, seed=0, sequence_ids=[0, 1, 2, 3])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        row = [*prompt, *answer.token_ids.tolist()]
+        logits = torch.tensor(logits_there(torch, theirs, np.array(row)))[len(prompt) - 1 : -1]
+        assert answer.token_ids.tolist() == logits.argmax(-1).tolist()
+        wanted = logits.log_softmax(-1).max(-1).values.numpy()
+        np.testing.assert_allclose(answer.logprobs, wanted, atol=1e-5)
 
 
-def test_an_answer_that_would_cross_the_old_context_is_refused(pair):
-    engine = EagerEngine(pair[1])
-    engine.load_weights(None, 0)
+@pytest.mark.parametrize("kind", ["eager", "fused"])
+def test_an_answer_that_would_cross_the_old_context_is_refused(pair, kind):
+    engine = engine_of(pair[1], kind)
     message = f"prompt 0 has {LIMIT} tokens and its answer may have 1; together at most 32, original_max_position_emb"
     with pytest.raises(UserError, match=message):
         engine.generate([IDS[0, :LIMIT]], GenerationOptions(max_new_tokens=1), seed=0, sequence_ids=[0])
 
 
-def test_the_fused_engine_runs_what_stays_below_it(pair):
+def test_a_tokens_log_prob_changes_when_its_row_crosses_the_old_context(torch, pair):
+    """Why such answers are refused: transformers draws from the first of these, training scores the second."""
+    row, theirs = IDS[0, : LIMIT + 1], pair[0]
+    drawn, scored = (
+        torch.tensor(logits_there(torch, theirs, row[:length])[: LIMIT - 1]).log_softmax(-1).numpy()
+        for length in (LIMIT, LIMIT + 1)
+    )
+    gaps = abs(drawn - scored)[np.arange(LIMIT - 1), row[1:LIMIT]]
+    assert np.median(gaps) > 0.01, gaps
+
+
+def test_the_cuda_kernels_run_what_stays_below_it(pair):
     config = pair[1].config
     assert (config.longest_generated, config.longest_sequence) == (LIMIT, 64)
-    assert length_obstacle(config, LIMIT) is None
-    assert length_obstacle(config, LIMIT + 1).endswith("original_max_position_embeddings=32 only, max_length=33")
-    if CPU_KERNELS.obstacle(config) is None:
-        engine = FusedEngine(pair[1])
-        engine.load_weights(None, 0)
-        with pytest.raises(UserError, match="together at most max_length=32"):
-            engine.generate([IDS[0, : LIMIT + 1]], GenerationOptions(max_new_tokens=1), seed=0, sequence_ids=[0])
+    assert cuda_length_obstacle(config, LIMIT) is None
+    assert cuda_length_obstacle(config, LIMIT + 1).endswith("max_position_embeddings=32 only, max_length=33")

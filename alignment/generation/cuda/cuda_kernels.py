@@ -9,7 +9,7 @@ from alignment.generation.cuda.cuda_model import CudaModel
 from alignment.generation.cuda.paddle_device import PaddleDevice, device_obstacle
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
-from alignment.generation.fused.capabilities import cuda_obstacle
+from alignment.generation.fused.capabilities import cuda_length_obstacle, cuda_obstacle
 from alignment.generation.fused.fused_settings import FusedSettings
 from alignment.generation.fused.kernels import layout_obstacle
 from alignment.ops.native.cuda.library import CudaLibrary, CudaSearch, find_cuda
@@ -37,6 +37,10 @@ class CudaKernels:
         if self._search.library is None:
             return f"no CUDA kernels: {self._search.reason}"
         return device_obstacle(self._search.library)
+
+    def length_obstacle(self, config: Any, longest: int) -> str | None:
+        """See ``Kernels.length_obstacle``."""
+        return cuda_length_obstacle(config, longest)
 
     def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> CudaModel:
         """See ``Kernels.pack``."""

@@ -42,7 +42,8 @@ class CudaModel:
 
     def __init__(self, device: PaddleDevice, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
         sizes = share_sizes(config, group)
-        self.pool = BlockBudget.plan(config, settings, block_bytes=block_bytes(sizes, settings))
+        size, most = block_bytes(sizes, settings), config.longest_generated
+        self.pool = BlockBudget.plan(settings, block_bytes=size, most=most)
         self._device, self._config, self._group = device, config, group
         self._most_decoding = padded_rows(settings.num_slots)
         self._model = self._create(sizes, settings)

@@ -71,12 +71,12 @@ def model_obstacle(
     return f"the kernels need even widths, a process has {' and '.join(odd)}" if odd else None
 
 
-def length_obstacle(config: Any, longest: int) -> str | None:
-    """Return in one line why the kernels cannot run prompts with answers of ``longest`` tokens, None if they can."""
+def cuda_length_obstacle(config: Any, longest: int) -> str | None:
+    """Return in one line why the CUDA kernels cannot run sequences of ``longest`` tokens, None if they can."""
     if config.angle_limit is None or longest <= config.angle_limit:
         return None
     return (
-        f"the fused engine has the rotary angles of rows up to original_max_position_embeddings={config.angle_limit} "
+        f"the CUDA kernels have the rotary angles of rows up to original_max_position_embeddings={config.angle_limit} "
         f"only, max_length={longest}"
     )
 

@@ -42,9 +42,8 @@ class FusedModel:
     ) -> None:
         group = placement.tensor
         sizes = share_sizes(config, group, expert_degree=placement.experts)
-        self.pool = BlockBudget.plan(
-            config, settings, block_bytes=block_bytes(sizes, settings, value_multiple=_VALUE_MULTIPLE)
-        )
+        size = block_bytes(sizes, settings, value_multiple=_VALUE_MULTIPLE)
+        self.pool = BlockBudget.plan(settings, block_bytes=size, most=config.longest_sequence)
         self._config = config
         self._threads = settings.threads
         self._group = group
@@ -54,6 +53,9 @@ class FusedModel:
         self._core = core.create_model(sizes, weight_type=settings.weight_type, kv_type=settings.kv_type)
         self._core.set_rotary(*rotary_tables(config, self.pool.max_length))
         self._core.set_layers(*layer_choices(config))
+        self._is_long = np.zeros(settings.num_slots, np.uint8)
+        if config.angle_limit is not None:
+            self._core.set_long_slots(self._is_long)
         if group.size > 1:
             self._core.set_vocab_range(even_cut(config.vocab_size, group.size, group.index)[0])
             self._core.set_reduce(self._sum)
@@ -81,7 +83,13 @@ class FusedModel:
         self._core.copy_block(source, target)
 
     def forward(self, step: Step, block_tables: np.ndarray, *, chosen: np.ndarray | None = None) -> np.ndarray:
-        """See ``RowModel.forward``."""
+        """See ``RowModel.forward``.
+
+        A sequence is beyond ``angle_limit`` if its prompt is: no answer crosses that length (``prompt_checks``).
+        """
+        if self._config.angle_limit is not None:
+            for sequence in step.entered:
+                self._is_long[sequence.slot] = len(sequence.prompt) > self._config.angle_limit
         logits = self._core.forward(
             step.tokens,
             step.slots,

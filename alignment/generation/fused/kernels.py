@@ -53,6 +53,10 @@ class Kernels(Protocol):
         """Return in one line why a DecoderConfig cannot run in ``placement``, None if it can."""
         ...
 
+    def length_obstacle(self, config: Any, longest: int) -> str | None:
+        """Return in one line why sequences of ``longest`` tokens cannot run, None if they can."""
+        ...
+
     def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> PackedModel:
         """Return a model without weights."""
         ...
@@ -102,6 +106,9 @@ class CpuKernels:
         if device != "cpu":
             return f"the CPU kernels run on cpu, the device is {device}"
         return f"no kernel library: {find_core().reason}" if load_core() is None else None
+
+    def length_obstacle(self, config: Any, longest: int) -> None:
+        """See ``Kernels.length_obstacle``: all that the model can read can run."""
 
     def pack(self, config: Any, settings: FusedSettings, placement: EnginePlacement) -> FusedModel:
         """See ``Kernels.pack``."""

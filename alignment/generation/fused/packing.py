@@ -64,7 +64,7 @@ def share_sizes(config: Any, group: Group, *, expert_degree: int = 1) -> dict[st
         "activation": KERNEL_ACTIVATIONS.index(config.activation),
         **expert_sizes(config, group, expert_degree),
         "head_bias": config.head_bias,
-        "rotary_tables": 1 if config.rope_local_base_freq is None else 2,
+        "rotary_tables": len(_table_kinds(config)),
         "attention_scale": (config.query_pre_attn_scalar or config.head_dim) ** -0.5,
         "attention_cap": config.attention_cap,
         "logit_cap": config.logit_cap,
@@ -112,9 +112,12 @@ class BlockBudget(NamedTuple):
     max_length: int
 
     @classmethod
-    def plan(cls, config: Any, settings: FusedSettings, *, block_bytes: int) -> BlockBudget:
-        """Return a budget with as many blocks as fit in memory, but no more than all slots can use."""
-        longest = min(settings.max_length or config.longest_generated, config.longest_generated)
+    def plan(cls, settings: FusedSettings, *, block_bytes: int, most: int) -> BlockBudget:
+        """Return a budget with as many blocks as fit in memory, but no more than all slots can use.
+
+        ``most`` are the tokens of the longest sequence that the kernels can run.
+        """
+        longest = min(settings.max_length or most, most)
         enough = settings.num_slots * blocks_of_slot(longest, settings.block_tokens)
         return cls(settings.block_tokens, min(settings.kv_bytes // block_bytes, enough), block_bytes, longest)
 
@@ -173,13 +176,21 @@ def kernel_dtype(tensor: paddle.Tensor) -> tuple[paddle.Tensor, str]:
 
 
 def rotary_tables(config: Any, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosines and sines [max_length, D/2] float32; [2, max_length, D/2] if layers with a window have others."""
-    kinds = (False,) if config.rope_local_base_freq is None else (False, True)
-    pairs = [_tables_of(*config.rotary_frequencies(is_local=is_local), max_length) for is_local in kinds]
+    """Return cosines and sines [max_length, D/2] float32; [2, max_length, D/2] if some rows have others.
+
+    These are the rows of layers with a window, or of sequences beyond ``angle_limit``, whose table is the last.
+    """
+    pairs = [_tables_of(*config.rotary_frequencies(**kind), max_length) for kind in _table_kinds(config)]
     if len(pairs) == 1:
         return pairs[0]
     cosines, sines = zip(*pairs, strict=True)
     return np.stack(cosines), np.stack(sines)
+
+
+def _table_kinds(config: Any) -> list[dict[str, bool]]:
+    """Return what distinguishes each rotary table, as ``rotary_frequencies`` takes it."""
+    local = [] if config.rope_local_base_freq is None else [{"is_local": True}]
+    return [{}, *local, *([] if config.angle_limit is None else [{"is_long": True}])]
 
 
 def _tables_of(frequencies: np.ndarray, scale: float, max_length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import POINTER, c_float, c_int32, c_uint16
+from ctypes import POINTER, c_float, c_int32, c_uint8, c_uint16
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ class CoreModel:
         self._num_layers = config.num_layers
         self._head_half = config.head_dim // 2
         self._tables = config.rotary_tables or 1
+        self._long_slots: np.ndarray | None = None
         self._reduce = Reduce()
         self._reduce_failure: BaseException | None = None
         self._model = handle.ac_model_create(config)
@@ -82,6 +83,16 @@ class CoreModel:
         assert all(array.shape == (self._num_layers,) for array in arrays), windows
         self._check(self._handle.ac_model_set_layers(self._alive(), *map(_ints, arrays)))
 
+    def set_long_slots(self, is_long: np.ndarray) -> None:
+        """Give the rows of a slot the last rotary table where ``is_long`` [slots] uint8 is not 0.
+
+        It may change between passes, which read it; it must have all slots of each.
+        """
+        assert is_long.dtype == np.uint8 and is_long.ndim == 1 and is_long.flags.c_contiguous
+        self._long_slots = is_long  # must not be freed
+        address = is_long.ctypes.data_as(POINTER(c_uint8))
+        self._check(self._handle.ac_model_set_long_slots(self._alive(), address))
+
     def set_reduce(self, reduce: ReduceInPlace | None) -> None:
         """Sum partial results over tensor-parallel ranks with ``reduce(array)``, in place; None: one rank."""
         self._reduce = Reduce() if reduce is None else Reduce(self._guard(reduce))
@@ -117,6 +128,7 @@ class CoreModel:
             finally:
                 self._check(self._handle.ac_model_record_experts(self._alive(), None))
         assert len(tokens) == len(slots) == len(positions) and block_tables.ndim == 2
+        assert self._long_slots is None or len(block_tables) <= len(self._long_slots)
         rows = [_as_ints(array) for array in (tokens, slots, positions, block_tables)]
         wanted = _as_ints(logit_rows)
         logits = np.empty((len(wanted), self._vocab), np.float32)

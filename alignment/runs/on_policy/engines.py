@@ -12,7 +12,6 @@ from alignment.device.host import num_threads
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.generation.engine_placement import EnginePlacement
-from alignment.generation.fused.capabilities import length_obstacle
 from alignment.generation.fused.drafts import PreviousAnswers
 from alignment.generation.fused.fused_engine import FusedEngine
 from alignment.generation.fused.fused_settings import AUTO, ROWS_ON_DEVICE, FusedSettings, full_length_bytes
@@ -194,7 +193,8 @@ def _build_inner(
     kernels, obstacle = None, "use_fusemt is false"
     if parsed.engine.use_fusemt:
         kernels = device_kernels()
-        own = kernels.obstacle(model.config, placement) or length_obstacle(model.config, parsed.data.max_length)
+        own = kernels.obstacle(model.config, placement)
+        own = own or kernels.length_obstacle(model.config, parsed.data.max_length)
         obstacle = next((o for o in world.gather_objects(own, "engine") if o is not None), None)
     if obstacle is not None:
         warnings = unused_keys(parsed, obstacle) if parsed.engine.use_fusemt else []
