@@ -131,7 +131,7 @@ class TokenBatch:
             lengths=lengths,
             target_rows=np.repeat(np.arange(len(sequences), dtype=np.int64), counts),
             target_positions=np.concatenate([np.empty(0, np.int64), *target_positions]).astype(np.int64),
-            target_columns=np.concatenate([np.empty(0, np.int64), *map(np.arange, counts)]).astype(np.int64),
+            target_columns=np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts),
             response_width=int(counts.max(initial=0)),
             fields=dict(fields or {}),
         )

@@ -18,7 +18,8 @@ def token_batch(
     ``fields`` are arrays [N] or [N, R]; the latter are cut to the micro-batch's response width.
     """
     sequences = [np.concatenate([rollout.prompts[i], rollout.responses[i]]) for i in rows]
-    targets = [np.arange(len(rollout.prompts[i]), len(s)) for i, s in zip(rows, sequences, strict=True)]
+    positions = np.arange(max(map(len, sequences)))
+    targets = [positions[len(rollout.prompts[i]) : len(s)] for i, s in zip(rows, sequences, strict=True)]
     width = max(len(t) for t in targets)
     cut = {name: (value[rows, :width] if value.ndim == 2 else value[rows]) for name, value in (fields or {}).items()}
     batch = TokenBatch.build(sequences, targets, cut, pad_token_id=pad_token_id)

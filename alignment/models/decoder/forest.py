@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignment.ops.shared_tokens import places_of
+from alignment.ops.shared_tokens import place_grid
 
 _wanted = False
 
@@ -91,11 +91,11 @@ class Forest:
         if not shared.any():
             return cls.plain(lengths, ids.shape[1])
         width, lengths = ids.shape[1], lengths[order]
-        places = np.zeros(ids.shape, np.int64)
-        for row, found in zip(order, places_of(lengths, shared), strict=True):
-            places[row, : len(found)] = found
-        spans = zip(order * width + shared, order * width + lengths, strict=True)
-        return cls(lengths, shared, np.concatenate([np.arange(first, end) for first, end in spans]), places)
+        places = np.empty(ids.shape, np.int64)
+        places[order] = place_grid(lengths, shared, width)
+        positions = np.arange(width)
+        is_own = (positions >= shared[:, None]) & (positions < lengths[:, None])
+        return cls(lengths, shared, (order[:, None] * width + positions)[is_own], places)
 
     @property
     def num_tokens(self) -> int:
