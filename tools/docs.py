@@ -28,12 +28,12 @@ COMMENTS = {
     "benchmarks/": "timings as ratios against peers in the same run; dated results",
     "config/": "argument files: tiny/ in minutes on a CPU, llama/ for real models",
     "csrc/": "kernels behind C ABIs: core/ for CPUs, cuda/ (compiled, never run)",
-    "docs/": "how-to pages, every key, this page, parity, scaling, bfloat16, faults that tests notice",
+    "docs/": "how-to pages, every key, this page, parity, families, scaling, bfloat16, faults that tests notice",
     "pyproject.toml": "linter, tests, import contracts",
     "requirements-gpu.txt": "what a GPU machine installs beside paddlepaddle-gpu",
     "setup.py": "installation and pinned dependencies, each with its reason",
     "tests/": "sanity, unit, golden (oracles), contract, interop, e2e, portability, distributed",
-    "tools/": "virtual environment for make; generator of docs/; faults put in (make mutants)",
+    "tools/": "virtual environment for make; generators of docs/; faults put in (make mutants)",
 }
 
 
