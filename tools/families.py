@@ -35,8 +35,7 @@ HEAD = """# What was executed for each family
 Written by `python tools/families.py REPORT.xml ...` from the reports (`--junitxml`) of two tests. A number counts
 tests that passed.
 
-- Logits to older spellings: `INTEROP=1 make test ARGS="tests/interop/test_family_conformance.py"`, against
-  transformers.
+- Logits to older spellings: `pytest tests/interop/test_family_conformance.py`, against transformers.
 - The others: `pytest -m rare tests/distributed/test_family_layouts.py`. The first step is checked in one process,
   TP2xPP2, PP2 and stage 3; PPO, DPO and LoRA of the last three are compared with one process.
 
