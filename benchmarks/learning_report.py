@@ -134,18 +134,22 @@ def costs(runs: Sequence[Run]) -> Iterator[str]:
 
 def summary(runs: Sequence[Run]) -> Iterator[str]:
     """Yield, for each arm, how often and at what share of CPU time it reached TRL's final score; its greedy score."""
+    yield f"Only cases in which TRL ended above its start; within: in at most {TARGET:.3f} of its CPU seconds."
+    yield ""
     yield (
-        "| run | reached TRL PPO's final score | median share of its CPU | reached TRL GRPO's | median share | "
-        "greedy: mean change, runs below the start |"
+        "| run | reached TRL PPO's final score, within | median share of its CPU | reached TRL GRPO's, within | "
+        "median share | greedy: mean change, runs below the start |"
     )
     yield "|---|---|---|---|---|---|"
     for arm in sorted({run.arm for run in runs}):
         cells = []
         for peer in PEERS:
             pairs = [(run, peer_of(runs, run, peer)) for run in runs if run.arm == arm]
-            shares = [share(run, other, "cpu") for run, other in pairs if other is not None]
-            found = [float(one) for one in shares if one != "-"]
-            cells += [f"{len(found)} of {len(shares)}", f"{median(found):.2f}" if found else "-"]
+            risen = [(run, other) for run, other in pairs if other and other.scores[-1] > other.scores[0]]
+            costs_found = [(run.cost_of(other.scores[-1], "cpu"), other.points[-1]["cpu"]) for run, other in risen]
+            found = [cost / whole for cost, whole in costs_found if cost is not None]
+            within = sum(one <= TARGET for one in found)
+            cells += [f"{len(found)}, {within} of {len(risen)}", f"{median(found):.2f}" if found else "-"]
         greedy = [run.points[-1]["greedy"] - run.points[0]["greedy"] for run in runs if run.arm == arm]
         cells.append(f"{mean(greedy):+.3f}, {sum(change < 0 for change in greedy)} of {len(greedy)}")
         yield f"| {arm} | {' | '.join(cells)} |"
