@@ -13,6 +13,7 @@ import paddle
 from alignment.ops import device_kernels
 from alignment.ops.pieces import tokens_at_once
 from alignment.ops.precision import is_half, scale_by, widen
+from alignment.ops.products import product, weight_grad
 from alignment.ops.softmax import soft_cap
 
 
@@ -54,10 +55,10 @@ class HeadProduct:
         For half precision on a GPU the product is not rounded, and not differentiable.
         """
         if device_kernels.has_wide_product(hidden):
-            product = device_kernels.add_wide_product(None, hidden.t(), self._inputs_first)
+            logits = device_kernels.add_wide_product(None, hidden.t(), self._inputs_first)
         else:
-            product = widen(paddle.matmul(hidden, self.weight, transpose_y=self.transposed))
-        return scale_by(soft_cap(product, self.cap), 1.0 / self.temperature)
+            logits = widen(product(hidden, self.weight, transpose_weight=self.transposed))
+        return scale_by(soft_cap(logits, self.cap), 1.0 / self.temperature)
 
     def bend(self, logits: paddle.Tensor) -> paddle.Tensor | None:
         """Return the derivative [T, V] of the soft-cap, for ``slope``, from ``logits`` [T, V]; None without a cap."""
@@ -78,7 +79,7 @@ class HeadProduct:
 
     def hidden_grad(self, slope: paddle.Tensor) -> paddle.Tensor:
         """Return the gradient [T, H] of the hidden states from ``slope`` [T, V]."""
-        return paddle.matmul(slope, self.weight, transpose_y=not self.transposed)
+        return product(slope, self.weight, transpose_weight=not self.transposed)
 
     def add_weight_grad(
         self, total: paddle.Tensor | None, hidden: paddle.Tensor, slope: paddle.Tensor
@@ -92,7 +93,7 @@ class HeadProduct:
         pair = (slope, hidden) if self.transposed else (hidden, slope)
         if device_kernels.has_wide_product(hidden):
             return device_kernels.add_wide_product(total, *pair)
-        added = widen(paddle.matmul(*pair, transpose_x=True))
+        added = widen(weight_grad(*pair))
         return added if total is None else total.add_(added)
 
     def rounded(self, total: paddle.Tensor | None) -> paddle.Tensor | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle.autograd import PyLayer
 
+from alignment.ops.products import product
+
 
 class _AddBias(PyLayer):
     """x + bias; Paddle's own gradient of a broadcast bias takes longer than the matrix product before it."""
@@ -24,7 +26,7 @@ class _AddBias(PyLayer):
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
     """Return ``x @ weight + bias``; x [..., I], weight [I, O], bias [O] or None -> [..., O]."""
-    y = paddle.matmul(x, weight)
+    y = product(x, weight)
     return y if bias is None else add_bias(y, bias)
 
 

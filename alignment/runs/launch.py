@@ -17,6 +17,7 @@ from alignment.errors import ArgumentError
 from alignment.models.decoder.forest import share_tokens
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import native_ops_enabled, use_native_ops
+from alignment.ops.products import MatmulPrecision, choose_matmul_precision
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.meeting import read_world
 from alignment.parallel.comms.stop_signals import StopSignals
@@ -120,6 +121,20 @@ def choose_sharing(wanted: bool | None) -> None:
         )
 
 
+def choose_precision(wanted: MatmulPrecision, *, device: str) -> None:
+    """Compute float32 products of linear layers and heads in this precision, on a CPU; ArgumentError if the processor
+    has none for ``medium``.
+    """
+    obstacle = choose_matmul_precision(wanted if device == "cpu" else "highest")
+    if obstacle is not None:
+        raise ArgumentError(
+            f"float32_matmul_precision={wanted} needs a processor that multiplies in bfloat16 (AVX512_BF16 or AMX): "
+            f"{obstacle}; here it can only be highest"
+        )
+    if wanted != "highest" and device == "cpu":
+        log.info("training and scoring: operands of products are rounded to bfloat16 (float32_matmul_precision)")
+
+
 def describe_offload(parts: Collection[str], device: str) -> str | None:
     """Return a warning that offloading ``parts`` saves nothing on the CPU; None elsewhere."""
     if not parts or device != "cpu":
@@ -164,6 +179,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
             log.info("GPU results are not bitwise reproducible, even on resume (deterministic=true makes them so)")
         choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
         choose_sharing(wanted=training.share_prefixes)
+        choose_precision(wanted=training.float32_matmul_precision, device=topology.device)
         for effect in effects:
             log.warn(str(effect))
         if told is not None:

@@ -23,6 +23,13 @@ from alignment.training.parts_io import read_state
 
 CPU_SITE = Path(__file__).parent / "cpu_site"
 ROOT = Path(__file__).resolve().parents[2]
+_TRAIN = "alignment.parity.trajectory:train_all"
+WAYS: dict[str, tuple[dict[str, Any], str, list[Path]]] = {
+    "float": ({}, _TRAIN, [ROOT]),
+    "half": ({"bf16": True, "fp16_opt_level": "O2"}, _TRAIN, [CPU_SITE, ROOT]),
+    "rounded": ({"float32_matmul_precision": "medium"}, "tests.bf16.rounded:train_all", [ROOT]),
+}
+"""Ways to compute: changes of keys, what trains, and where its modules are looked for."""
 SHAPE = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -38,7 +45,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in TRA
     "grpo": ("ppo", {"rl_algorithm": "grpo", "kl_coeff": 0.05, "kl_loss_coeff": 0.1}),
 }
 """What is run: (trainer, changes of its keys) by name; a student's own answers would depend on the rounding."""
-HALF = {"bf16": True, "fp16_opt_level": "O2"}
 BATCH_RANKS = 2
 """Processes of the layouts that see rows of their own; the others do the work of both."""
 RESUMED_AT, LAST = 2, "checkpoint-5"
@@ -89,19 +95,20 @@ def make_start(folder: Path) -> None:
         export_model(folder / "drawn" / name, folder / name, dtype="bfloat16")
 
 
-def train(folder: Path, name: str, *, half: bool = True) -> dict[str, Run]:
-    """Run every case in the layout ``name``, whole and again from a checkpoint, in one start of its processes."""
+def train(folder: Path, name: str, *, way: str = "half") -> dict[str, Run]:
+    """Run every case in the layout ``name`` in one of ``WAYS``, whole and again from a checkpoint, in one start of
+    its processes.
+    """
     world_size, layout = (LAYOUTS | NIGHTLY)[name]
-    own = BATCH_RANKS if "sharding" in layout else 1
+    own, (keys, target, site) = BATCH_RANKS if "sharding" in layout else 1, WAYS[way]
     jobs, runs = [], {}
     for case, (trainer, chosen) in CASES.items():
-        changes = {**SETTINGS, **chosen, **(HALF if half else {})}
+        changes = {**SETTINGS, **chosen, **keys}
         changes = as_one_process(changes, batch_ranks=BATCH_RANKS // own, trainer=trainer)
-        output = f"{'half' if half else 'float'}-{name.replace(' ', '-')}-{case}"
+        output = f"{way}-{name.replace(' ', '-')}-{case}"
         again = {"resume_from_checkpoint": str(folder / output / f"checkpoint-{RESUMED_AT}")}
         jobs.append((trainer, write_arguments(folder, trainer, output, {**changes, **layout})))
         jobs.append((trainer, write_arguments(folder, trainer, f"{output}-again", {**changes, **layout, **again})))
-    target, site = "alignment.parity.trajectory:train_all", [CPU_SITE, ROOT] if half else [ROOT]
     arguments = [(trainer, str(path)) for trainer, path in jobs]
     seen = run_ranks(target, arguments, world_size=world_size, timeout=280, search_path=site)[0]
     for case, (_, path), found in zip(CASES, jobs[::2], seen[::2], strict=True):

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exact(folder):
     """The runs in float32."""
-    return runs.train(folder, "one process", half=False)
+    return runs.train(folder, "one process", way="float")
 
 
 FIRST, *OTHERS = runs.LAYOUTS
@@ -104,6 +104,18 @@ def test_losses_and_gradients_are_those_of_float32_but_for_rounding(half, exact)
         if runs.is_sampled(trainer):
             assert runs.same_tokens(run, exact[trainer]) > 0.5, "one other token changes all that follow"
             assert max(record["rollout/logprob_gap_p99"] for record in run.metrics) < 0.02
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("layout", runs.LAYOUTS)
+def test_float32_with_rounded_products_is_float32_but_for_rounding(folder, exact, layout):
+    for trainer, run in runs.train(folder, layout, way="rounded").items():
+        assert runs.same_bits(run), trainer
+        most = 0.03 if trainer == "pairwise" else 0.01
+        assert 1e-6 < runs.loss_gap(run, exact[trainer]) < most, trainer
+        if not runs.is_sampled(trainer) or runs.same_tokens(run, exact[trainer]) == 1.0:
+            assert 1e-4 < runs.gradient_gap(run, exact[trainer]) < 0.03, trainer
+        assert all(set(runs.stored_codes(run.output / model).values()) == {"F32"} for model in runs.models_of(trainer))
 
 
 def test_an_export_holds_the_same_bits(half, tmp_path):

@@ -66,6 +66,13 @@ _NO_FOREST = (
         "lora_dropout is above 0",
     ),
 )
+
+
+def _rounds_off_cpu(value: Any, s: Situation) -> bool:
+    return value != "highest" and s.device != "cpu"
+
+
+_NO_ROUNDING = Case(_rounds_off_cpu, "it is for the CPU; on a GPU set bf16", "the device is a GPU")
 _NO_NATIVE = Case(_off_cpu, "the compiled operators are for the CPU", "the device is a GPU")
 _NO_WARMUP = where("lr_scheduler_type", "constant", why="a constant learning rate has no warm-up")
 _FLAT = where("lr_scheduler_type", "constant", "constant_with_warmup", why="the learning rate does not decay")
@@ -174,6 +181,12 @@ class TrainingArguments:
     """What recompute recomputes: whole layers, the attention block, or only the attention weights."""
     use_native_ops: bool = argument(True, inert_when=_NO_NATIVE)
     """Train and score with compiled CPU operators (attention, norms, activation, log-probs) if they can be built."""
+    float32_matmul_precision: Literal["highest", "medium"] = argument("highest", inert_when=_NO_ROUNDING)
+    """Products of linear layers and vocabulary heads in training and scoring on a CPU, named as in torch. highest:
+    float32; medium: both operands rounded to bfloat16, sums, weights, gradients and moments in float32. Needs a
+    processor with AVX512_BF16 or AMX; docs/bf16.md states the error. The compiled engine, attention and the experts of
+    a mixture stay as they are.
+    """
     share_prefixes: bool | None = argument(None, refused_when=_NO_FOREST)
     """Compute tokens that rows of a micro-batch begin with (the prompt of several answers) once for all of them,
     forward and backward. null: where that is exact and built: with the compiled operators, without lora_dropout. A

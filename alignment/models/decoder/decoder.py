@@ -38,6 +38,7 @@ from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.replay import ExpertReplay, RecordedRoutes
 from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.head_product import HeadProduct
+from alignment.ops.products import product
 from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
 from alignment.ops.softmax import soft_cap
@@ -320,8 +321,8 @@ class CausalLM(nn.Layer):
         """
         weight, transposed = self.head()
         hidden = enter(self.model(input_ids, position_ids, lengths=lengths), self.placement.tensor)
-        product = paddle.matmul(self.head_inputs(hidden), weight, transpose_y=transposed)
-        return soft_cap(product, self.config.logit_cap)
+        logits = product(self.head_inputs(hidden), weight, transpose_weight=transposed)
+        return soft_cap(logits, self.config.logit_cap)
 
     def head(self) -> tuple[paddle.Tensor, bool]:
         """Return (head weight, whether it is [V, H] and must be transposed); last pipeline stage only.

@@ -22,6 +22,7 @@ from alignment.models.decoder.score_model import ScoreOptions
 from alignment.models.folders.hub import load_causal_lm, random_causal_lm, random_score_model
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
+from alignment.ops import onednn, products
 from alignment.rollout.reference_service import ReferenceClient, ReferenceIdentity
 from alignment.runs import assembly, dataset_run, launch
 from alignment.runs import datasets as data_start
@@ -79,6 +80,7 @@ BASE = {
 """What every assembly of a trainer is given; 24 rows are 6 updates."""
 WATCHED = (
     (launch, "initialise"), (launch, "open_checkpoint"), (launch, "choose_operators"), (launch, "choose_sharing"),
+    (launch, "choose_precision"),
     (assembly, "open_writers"),
     (assembly, "Progress"), (assembly, "remove_replaced"), (data_start, "load_dataset_modules"),
     (data_start, "Encoding"), (data_start, "parse_datasets"),
@@ -216,7 +218,8 @@ def _stopped_before_the_loop(run: Run) -> Iterator[None]:
         for target, name, what in (
             (SupervisedLoop, "run", keep_loop), (OnPolicyLoop, "run", keep_loop), (dataset_run, "finish_run", keep_end),
             (on_policy_run, "finish_run", keep_end), (Session, "evaluate", lambda self: {}),
-            (ReferenceClient, "identify", lambda self: IDENTITY),
+            (ReferenceClient, "identify", lambda self: IDENTITY), (onednn, "find_obstacle", lambda: None),
+            (products, "_rounds", False),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(target, name, what))
         yield

@@ -109,6 +109,7 @@ TRAINING = (
         with_={"recompute": True},
     ),
     Row("use_native_ops", False, lambda r: r.call("runs.launch.choose_operators")["wanted"]),
+    Row("float32_matmul_precision", "medium", lambda r: r.call("runs.launch.choose_precision")["wanted"]),
     Row("share_prefixes", False, lambda r: r.call("runs.launch.choose_sharing")["wanted"]),
     Row("deterministic", True, lambda r: r.call("runs.launch.initialise")["deterministic"]),
     Row("device", "cpu", lambda r: r.call("runs.launch.initialise")["device"]),
