@@ -33,7 +33,8 @@ from side_process import KEPT_MEMORY, SideProcess  # noqa: E402
 HERE = Path(__file__).resolve().parent
 TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-TOLERANCE = 1e-3
+TOLERANCES = {"highest": 1e-3, "medium": 5e-2}
+"""By the precision of this package's products; torch computes in float32."""
 """On measurements: absolute; on gradient norms: relative."""
 
 
@@ -81,6 +82,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="write a dated markdown and JSON file")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for --write")
     parser.add_argument(
+        "--float32-matmul-precision",
+        choices=TOLERANCES,
+        default="highest",
+        help="of this package's products; medium: operands in bfloat16, on a processor that has it",
+    )
+    parser.add_argument(
         "--peer-keeps-memory",
         action="store_true",
         help="give torch the allocator settings that the package sets for Paddle; people do not, by default",
@@ -100,7 +107,8 @@ def prepare(folder: Path, work: Any) -> None:
 def measure(case: str, model: str, threads: int, *, options: argparse.Namespace) -> Outcome:
     """Compare and time both sides on ``model``."""
     chosen = CASES[case]
-    work, load = chosen.make(model=model, threads=threads), os.getloadavg()[0]
+    overrides = {"float32_matmul_precision": options.float32_matmul_precision}
+    work, load = chosen.make(model=model, threads=threads, overrides=overrides), os.getloadavg()[0]
     columns = [column for column in chosen.columns if column != ("torch", "full") or not options.skip_padded]
     extra = {"torch": {"GLIBC_TUNABLES": KEPT_MEMORY} if options.peer_keeps_memory else {}, "paddle": {}}
     with tempfile.TemporaryDirectory(prefix="ppo-step-") as name:
@@ -119,9 +127,9 @@ def measure(case: str, model: str, threads: int, *, options: argparse.Namespace)
                 seconds = {column: [answer["seconds"]] for column, answer in first.items()}
                 seconds["paddle/library"] = [paddle.ask(step=1, variant="library")["seconds"]]
             versions = {**paddle.description, **torch.description}
-    settings = {**versions, "peer_keeps_memory": options.peer_keeps_memory, "load_before": round(load, 2)}
+    settings = {**versions, **overrides, "peer_keeps_memory": options.peer_keeps_memory, "load_before": round(load, 2)}
     measured = {"comparison": comparison, "seconds": seconds, "peaks": peaks, "settings": settings}
-    outcome = Outcome(case=case, work=work, tolerance=TOLERANCE, **measured)
+    outcome = Outcome(case=case, work=work, tolerance=TOLERANCES[options.float32_matmul_precision], **measured)
     print_outcome(outcome)
     return outcome
 

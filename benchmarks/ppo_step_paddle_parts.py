@@ -29,7 +29,7 @@ from alignment.rollout.judge import Judge
 from alignment.rollout.rewards.retokenize import SameTokens
 from alignment.rollout.rewards.scorers import ModelScorer
 from alignment.runs.assembly import build_learner
-from alignment.runs.launch import Launch, choose_operators, choose_sharing
+from alignment.runs.launch import Launch, choose_operators, choose_precision, choose_sharing
 from alignment.runs.on_policy.algorithm import critic_training
 from alignment.runs.on_policy.engines import fused_settings
 from alignment.runs.on_policy.prompts import RowPlan
@@ -144,6 +144,7 @@ class Parts:
         training = self.parsed.training
         choose_operators(ALONE, wanted=training.use_native_ops and not plain)
         choose_sharing(wanted=False if plain else training.share_prefixes)
+        choose_precision(wanted="highest" if plain else training.float32_matmul_precision, device="cpu")
 
     def _start(self, folder: Path) -> Launch:
         topology = initialise(device="cpu", seed=self.work.seed)

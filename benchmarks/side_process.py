@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -27,7 +28,8 @@ class SideProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and has said why
+            self._process.stdin.close()
         self._process.wait()
 
     def ask(self, **command: Any) -> dict[str, Any]:
