@@ -121,17 +121,17 @@ def choose_sharing(wanted: bool | None) -> None:
         )
 
 
-def choose_precision(wanted: MatmulPrecision, *, device: str) -> None:
-    """Compute float32 products of linear layers and heads in this precision, on a CPU; ArgumentError if the processor
-    has none for ``medium``.
+def choose_precision(wanted: MatmulPrecision) -> None:
+    """Compute float32 products of linear layers and heads on the CPU in this precision; ArgumentError if it has none of
+    ``medium``.
     """
-    obstacle = choose_matmul_precision(wanted if device == "cpu" else "highest")
+    obstacle = choose_matmul_precision(wanted)
     if obstacle is not None:
         raise ArgumentError(
             f"float32_matmul_precision={wanted} needs a processor that multiplies in bfloat16 (AVX512_BF16 or AMX): "
             f"{obstacle}; here it can only be highest"
         )
-    if wanted != "highest" and device == "cpu":
+    if wanted != "highest":
         log.info("training and scoring: operands of products are rounded to bfloat16 (float32_matmul_precision)")
 
 
@@ -177,9 +177,10 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         log.info(f"{where} on {topology.device}; {host}{precision}")
         if topology.device == "gpu" and not training.deterministic:
             log.info("GPU results are not bitwise reproducible, even on resume (deterministic=true makes them so)")
-        choose_operators(topology.world, wanted=training.use_native_ops and topology.device == "cpu")
+        on_cpu = topology.device == "cpu"
+        choose_operators(topology.world, wanted=training.use_native_ops and on_cpu)
         choose_sharing(wanted=training.share_prefixes)
-        choose_precision(wanted=training.float32_matmul_precision, device=topology.device)
+        choose_precision(wanted=training.float32_matmul_precision if on_cpu else "highest")
         for effect in effects:
             log.warn(str(effect))
         if told is not None:

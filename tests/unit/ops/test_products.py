@@ -110,7 +110,7 @@ def test_a_processor_that_cannot_is_refused_and_computes_in_float32(monkeypatch)
     with pytest.raises(
         ArgumentError, match=r"float32_matmul_precision=medium needs .* returned 3 .* it can only be highest"
     ):
-        launch.choose_precision("medium", device="cpu")
+        launch.choose_precision("medium")
     assert not products._rounds
 
 
@@ -118,11 +118,6 @@ def test_a_missing_library_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(onednn.paddle, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(onednn, "_library", onednn._Library)
     assert "Paddle's oneDNN cannot be opened" in products.choose_matmul_precision("medium")
-
-
-def test_a_gpu_never_rounds_this_way(rounding):
-    launch.choose_precision("medium", device="gpu")
-    assert not products._rounds
 
 
 def test_the_products_of_this_processor_are_asked_once_and_right_where_there_are_any():
