@@ -29,7 +29,7 @@ class _Argument(ctypes.Structure):
     _fields_ = (("kind", c_int), ("memory", c_void_p))
 
 
-class _Library:
+class _OneDnn:
     """The library, an engine for the CPU, and a stream; calls that fail raise ``OneDnnError``."""
 
     def __init__(self) -> None:
@@ -67,11 +67,11 @@ class _Library:
 
 
 @cache
-def _library() -> _Library:
-    return _Library()
+def _library() -> _OneDnn:
+    return _OneDnn()
 
 
-class _Product:
+class _MatrixProduct:
     """The product of two matrices of fixed shapes."""
 
     def __init__(self, m: int, k: int, n: int, dtype: paddle.dtype, *, transpose_x: bool, transpose_y: bool) -> None:
@@ -99,8 +99,8 @@ class _Product:
 
 
 @lru_cache(maxsize=_KEPT_SHAPES)
-def _prepared(m: int, k: int, n: int, dtype: paddle.dtype, **transposed: bool) -> _Product:
-    return _Product(m, k, n, dtype, **transposed)
+def _prepared(m: int, k: int, n: int, dtype: paddle.dtype, **transposed: bool) -> _MatrixProduct:
+    return _MatrixProduct(m, k, n, dtype, **transposed)
 
 
 def matmul(

@@ -11,6 +11,7 @@ from pathlib import Path
 from alignment.architecture.layout import Layout
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.global_batches import share_global_batches
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.peers.presets import describe as describe_preset
 from alignment.errors import ArgumentError
@@ -135,6 +136,13 @@ def choose_precision(wanted: MatmulPrecision) -> None:
         log.info("training and scoring: operands of products are rounded to bfloat16 (float32_matmul_precision)")
 
 
+def _choose_arithmetic(training: TrainingArguments, topology: Topology) -> None:
+    on_cpu = topology.device == "cpu"
+    choose_operators(topology.world, wanted=training.use_native_ops and on_cpu)
+    choose_sharing(wanted=training.share_prefixes)
+    choose_precision(wanted=training.float32_matmul_precision if on_cpu else "highest")
+
+
 def describe_offload(parts: Collection[str], device: str) -> str | None:
     """Return a warning that offloading ``parts`` saves nothing on the CPU; None elsewhere."""
     if not parts or device != "cpu":
@@ -177,10 +185,7 @@ def open_launch(parsed: Parsed, *, host: str) -> Iterator[Launch]:
         log.info(f"{where} on {topology.device}; {host}{precision}")
         if topology.device == "gpu" and not training.deterministic:
             log.info("GPU results are not bitwise reproducible, even on resume (deterministic=true makes them so)")
-        on_cpu = topology.device == "cpu"
-        choose_operators(topology.world, wanted=training.use_native_ops and on_cpu)
-        choose_sharing(wanted=training.share_prefixes)
-        choose_precision(wanted=training.float32_matmul_precision if on_cpu else "highest")
+        _choose_arithmetic(training, topology)
         for effect in effects:
             log.warn(str(effect))
         if told is not None:

@@ -53,7 +53,7 @@ def test_onednn_multiplies_empty_matrices_and_parts_of_matrices():
 def test_onednn_frees_products_that_are_no_longer_kept(monkeypatch):
     freed = []
     monkeypatch.setattr(onednn._library(), "drop", lambda kind, *made: freed.append((kind, len(made))))
-    made = onednn._Product(2, 3, 4, paddle.float32, transpose_x=False, transpose_y=False)
+    made = onednn._MatrixProduct(2, 3, 4, paddle.float32, transpose_x=False, transpose_y=False)
     freed.clear()
     del made
     assert sorted(freed) == [("memory", 3), ("primitive", 1)]
@@ -116,7 +116,7 @@ def test_a_processor_that_cannot_is_refused_and_computes_in_float32(monkeypatch)
 
 def test_a_missing_library_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(onednn.paddle, "__file__", str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(onednn, "_library", onednn._Library)
+    monkeypatch.setattr(onednn, "_library", onednn._OneDnn)
     assert "Paddle's oneDNN cannot be opened" in products.choose_matmul_precision("medium")
 
 
