@@ -34,8 +34,9 @@ HERE = Path(__file__).resolve().parent
 TOKENIZER = ROOT / "alignment" / "data" / "shipped" / "packing" / "tokenizer"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TOLERANCES = {"highest": 1e-3, "medium": 5e-2}
-"""By the precision of this package's products; torch computes in float32."""
-"""On measurements: absolute; on gradient norms: relative."""
+"""By the precision of this package's products (torch's is float32). On measurements: absolute; on gradient norms:
+relative.
+"""
 
 
 def open_side(script: str, folder: Path, *, threads: int, extra: Mapping[str, str]) -> SideProcess:
@@ -92,7 +93,10 @@ def parse_options() -> argparse.Namespace:
         action="store_true",
         help="give torch the allocator settings that the package sets for Paddle; people do not, by default",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.savings and options.float32_matmul_precision != "highest":
+        parser.error("--savings compares savings that change nothing, with --float32-matmul-precision highest only")
+    return options
 
 
 def prepare(folder: Path, work: Any) -> None:
