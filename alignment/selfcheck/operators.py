@@ -38,6 +38,7 @@ OPERATORS: dict[str, tuple[Callable[[paddle.Tensor], object], object]] = {
     "cumsum": (lambda x: paddle.cumsum(x, axis=1), X.cumsum(1)),
     "divide": (lambda x: paddle.divide(x, _tensor(POSITIVE)), X / POSITIVE),
     "exp": (lambda x: paddle.exp(x), np.exp(X)),
+    "eye": (lambda x: paddle.eye(5, 67), np.eye(5, 67)),
     "expm1": (lambda x: paddle.expm1(x), np.expm1(X)),
     "flip": (lambda x: paddle.flip(x, axis=[1]), X[:, ::-1]),
     "full": (lambda x: paddle.full([3, 17], 2.5), np.full((3, 17), 2.5)),
