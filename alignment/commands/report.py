@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alignment.arguments.command_line import ToolParser
 from alignment.errors import ArgumentError
+from alignment.telemetry.plots import draw_kept_scores
 from alignment.telemetry.report.metric_rows import evaluation_summary
 from alignment.telemetry.report.page import refuse_foreign_file, title_of, write_comparison, write_report
 from alignment.telemetry.report.run_files import RunFiles, read_run_files
@@ -36,6 +37,7 @@ def _write(options: argparse.Namespace) -> Path:
         refuse_foreign_file(path)
         return write_comparison(runs, path)
     (folder,), (run,) = options.runs, runs.values()
+    draw_kept_scores(folder)
     path = options.output or folder / "report.html"
     refuse_foreign_file(path)
     summary = {"updates": run.steps[1] if run.steps else 0} | evaluation_summary(run.series)

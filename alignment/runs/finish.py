@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +13,12 @@ from alignment.runs.launch import Launch
 from alignment.runs.state import RunState
 from alignment.telemetry import log
 from alignment.telemetry.jsonl import read_json_lines
-from alignment.telemetry.report.page import write_report
+from alignment.telemetry.report.process import writing_report
 from alignment.telemetry.report.readiness import FILE as READINESS_FILE
 
 
 def finish_run(launch: Launch, session: Session, state: RunState, *, title: str, cards: Sequence[str]) -> None:
-    """Evaluate if asked and not just done, export the models, write the report.
+    """Evaluate if asked and not just done, then export the models while a child process writes the report.
 
     ``cards`` names the evaluation metrics at the top of the report, shown before and after training.
     """
@@ -27,20 +28,31 @@ def finish_run(launch: Launch, session: Session, state: RunState, *, title: str,
         if training.evaluates and not is_evaluated:
             session.evaluate()
         session.writers.close()
-        if training.do_train:
-            session.flat_rewards.finish()
-            best = training.load_best_model_at_end or session.is_stopped_at_best
-            _check_models(launch, session, state, best=best)
-            for name, folder in state.export(best=best).items():
-                log.info(f"{name}: {folder}")
-            if session.is_stopped_at_best:
-                _tell_stop(session)
-        if launch.topology.is_main:
-            if training.evaluates:
+        with _reporting(launch, session, title=title, cards=cards):
+            if training.do_train:
+                _export(launch, session, state)
+            if launch.topology.is_main and training.evaluates:
                 _tell_readiness(launch)
-            summary = _summary(launch, session, cards)
-            report = write_report(launch.output_dir, title=f"{title}: {launch.run_name}", summary=summary)
-            log.info(f"report: {report}")
+
+
+def _reporting(
+    launch: Launch, session: Session, *, title: str, cards: Sequence[str]
+) -> contextlib.AbstractContextManager[None]:
+    """Write the report while the body runs, in the main process."""
+    if not launch.topology.is_main:
+        return contextlib.nullcontext()
+    summary = _summary(launch, session, cards)
+    return writing_report(launch.output_dir, title=f"{title}: {launch.run_name}", summary=summary)
+
+
+def _export(launch: Launch, session: Session, state: RunState) -> None:
+    session.flat_rewards.finish()
+    best = launch.parsed.training.load_best_model_at_end or session.is_stopped_at_best
+    _check_models(launch, session, state, best=best)
+    for name, folder in state.export(best=best).items():
+        log.info(f"{name}: {folder}")
+    if session.is_stopped_at_best:
+        _tell_stop(session)
 
 
 def _tell_stop(session: Session) -> None:

@@ -8,7 +8,7 @@ from alignment.errors import CheckpointError
 from alignment.models.folders.hub import RUN_MODELS
 from alignment.parallel.comms.together import everywhere, on_main
 from alignment.parallel.topology import Topology
-from alignment.telemetry import log
+from alignment.telemetry import log, plots
 from alignment.telemetry.report.readiness import FILE as READINESS_FILE
 from alignment.training.checkpoint import (
     MANIFEST,
@@ -73,7 +73,8 @@ def _remove(store: CheckpointStore, checkpoint: Checkpoint | None) -> None:
     for path in replaced:
         remove_folder(path)
     if checkpoint is None:
-        for path in (store.output_dir / READINESS_FILE, *(store.output_dir / "plots").glob("*.png")):
+        folder = store.output_dir / plots.FOLDER
+        for path in (store.output_dir / READINESS_FILE, folder / plots.KEPT_FILE, *folder.glob("*.png")):
             path.unlink(missing_ok=True)
     if replaced:
         log.info(f"overwrite_output_dir: removed {_names(replaced)}")

@@ -1,22 +1,66 @@
-"""Plots of a reward model: calibration, and score against response length."""
+"""Plots of a reward model: calibration, and score against response length.
+
+Evaluations keep the numbers (``keep_scores``); the pictures are drawn when a report is written (``draw_kept_scores``).
+"""
 
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from alignment.errors import why_unreadable
+from alignment.telemetry import log
 from alignment.telemetry.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FOLDER = "plots"
+"""Where the plots of a run lie, in its output folder."""
+KEPT_FILE = "held_out.npz"
+"""The numbers that they are drawn from."""
+CALIBRATION, SCORE_BY_LENGTH = "calibration.png", "score_by_length.png"
 NUM_BINS = 10
 DENSE_FROM = 1500
 BETTER_COLOUR, WORSE_COLOUR, QUIET_COLOUR = "#2563c9", "#e07a2e", "#98a2b3"
+
+
+def keep_scores(folder: Path, margins: np.ndarray, **by_length: np.ndarray) -> None:
+    """Write what the plots in ``folder`` are drawn from.
+
+    ``margins`` are those of ``bin_calibration``; ``by_length`` are ``scores``, ``lengths`` and ``chosen`` of
+    ``plot_score_by_length``, or nothing.
+    """
+    content = io.BytesIO()
+    np.savez(content, margins=margins, **by_length)
+    replace_file(folder / KEPT_FILE, content.getvalue())
+
+
+def draw_kept_scores(output_dir: Path) -> None:
+    """Draw the plots of the run in ``output_dir`` unless they are newer than the kept scores, or there are none."""
+    kept = output_dir / FOLDER / KEPT_FILE
+    if not kept.is_file():
+        return
+    try:
+        with np.load(kept) as arrays:
+            margins = arrays["margins"]
+            by_length = [arrays[name] for name in ("scores", "lengths", "chosen") if name in arrays]
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        log.warn(f"{kept} is left out of the report: {why_unreadable(error)}")
+        return
+    if _is_older(calibration := kept.with_name(CALIBRATION), kept):
+        plot_calibration(margins, calibration)
+    if by_length and _is_older(path := kept.with_name(SCORE_BY_LENGTH), kept):
+        plot_score_by_length(*by_length, path)
+
+
+def _is_older(picture: Path, kept: Path) -> bool:
+    return not picture.is_file() or picture.stat().st_mtime_ns <= kept.stat().st_mtime_ns
 
 
 class CalibrationBins(NamedTuple):

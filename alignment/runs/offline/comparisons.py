@@ -22,7 +22,7 @@ from alignment.parallel.runner import ModelRunner
 from alignment.records import TokenBatch
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.pair_evaluation import NUM_SAMPLES, Rerendered, in_other_template
-from alignment.telemetry.plots import plot_calibration
+from alignment.telemetry import plots
 from alignment.telemetry.report.readiness import JudgedPairs, OtherTemplate, Readiness, judge_pairs
 
 Samples = Sequence[Mapping[str, Any]]
@@ -70,7 +70,7 @@ class ComparisonEvaluation:
     rows_per_batch: int
     decode: Callable[[np.ndarray], str]
     output_dir: Path | None
-    """Where the readiness and its plot are written; None: by another process."""
+    """Where the readiness and what its plot shows are written; None: by another process."""
     datasets: Sequence[str] = ()
     """The dataset of each pair; empty if unknown."""
     other_template: Rerendered | None = None
@@ -108,9 +108,7 @@ class ComparisonEvaluation:
         }
         readiness = self._readiness(held, metrics["eval/train_accuracy"])
         if self.output_dir is not None:
-            plots = self.output_dir / "plots"
-            plots.mkdir(parents=True, exist_ok=True)
-            plot_calibration(held.logits, plots / "calibration.png")
+            plots.keep_scores(self.output_dir / plots.FOLDER, held.logits)
             readiness.save(self.output_dir)
         return metrics, self._rows(held)
 

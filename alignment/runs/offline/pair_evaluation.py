@@ -17,8 +17,7 @@ from alignment.parallel.runner import ModelRunner
 from alignment.runs.datasets import encode_options, open_dataset
 from alignment.runs.offline.objective import EvaluationInputs
 from alignment.runs.offline.pairs import PairKind, pair_batch, read_pair_ends
-from alignment.telemetry import log
-from alignment.telemetry.plots import plot_calibration, plot_score_by_length
+from alignment.telemetry import log, plots
 from alignment.telemetry.report.readiness import JudgedPairs, OtherTemplate, Readiness, judge_pairs
 
 NUM_SAMPLES = 50
@@ -48,7 +47,7 @@ class PairEvaluation:
     rows_per_batch: int
     decode: Callable[[np.ndarray], str]
     plot_dir: Path | None
-    """Folder of the plots; None: another process draws them, and writes the readiness beside it."""
+    """Folder of the plots; None: another process keeps what they show, and writes the readiness beside it."""
     datasets: Sequence[str] = ()
     """The dataset of each pair; empty if unknown."""
     other_template: Rerendered | None = None
@@ -65,14 +64,14 @@ class PairEvaluation:
             training_pairs=inputs.training,
             rows_per_batch=inputs.rows_per_batch,
             decode=lambda ids: tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=True),
-            plot_dir=launch.output_dir / "plots" if launch.topology.is_main else None,
+            plot_dir=launch.output_dir / plots.FOLDER if launch.topology.is_main else None,
             datasets=inputs.datasets,
             other_template=in_other_template(inputs, partial(answers_of, kind=kind, tokenizer=tokenizer)),
         )
 
     @np.errstate(all="ignore")
     def __call__(self) -> Evaluation:
-        """Return ``eval/`` metrics and sample pairs; redraw the calibration and score-by-length plots.
+        """Return ``eval/`` metrics and sample pairs; keep what the plots show.
 
         Scores may be NaN or infinite: the loop refuses metrics that are, so numpy need not warn of them.
         """
@@ -88,7 +87,7 @@ class PairEvaluation:
         }
         readiness = self._judge(margins, metrics["eval/train_accuracy"])
         if self.plot_dir is not None:
-            self._plot(margins, everything, self.plot_dir)
+            self._keep(margins, everything, self.plot_dir)
             readiness.save(self.plot_dir.parent)
         return metrics, self._rows(first, second)
 
@@ -144,12 +143,10 @@ class PairEvaluation:
         right = [sign * scores < 0 for sign, scores in zip(signs, (first, second), strict=True)]
         return {"eval/sign_accuracy": float(np.mean(right))}
 
-    def _plot(self, margins: np.ndarray, scores: np.ndarray, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def _keep(self, margins: np.ndarray, scores: np.ndarray, folder: Path) -> None:
         sides = [[len(p[f"{side}_input_ids"]) - p["prompt_length"] for p in self.pairs] for side in self.kind.sides]
         chosen = np.arange(len(scores)) < len(self.pairs)
-        plot_calibration(margins, folder / "calibration.png")
-        plot_score_by_length(scores, np.concatenate(sides), chosen, folder / "score_by_length.png")
+        plots.keep_scores(folder, margins, scores=scores, lengths=np.concatenate(sides), chosen=chosen)
 
     def _rows(self, first: np.ndarray, second: np.ndarray) -> list[dict[str, Any]]:
         rows = []

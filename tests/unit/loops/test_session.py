@@ -222,7 +222,7 @@ def test_an_earlier_run_is_refused_resumed_or_replaced(tmp_path):
     assert open_checkpoint(store, resume_from=tmp_path, overwrite=False).state["step"] == 3
     assert open_checkpoint(store, resume_from=None, overwrite=True) is None
     (tmp_path / "plots").mkdir()
-    for name in ("readiness.json", "plots/calibration.png"):
+    for name in ("readiness.json", "plots/calibration.png", "plots/held_out.npz"):
         (tmp_path / name).write_text("of the earlier run")
     assert len(store.all()) == 1, "nothing goes before the new run can begin"
     remove_replaced(store, None)

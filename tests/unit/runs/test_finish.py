@@ -23,7 +23,14 @@ def end(tmp_path, monkeypatch):
     def run(*, best_step=None, evaluated_at=None, is_main=True, **training):
         done, reports = [], []
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
-        monkeypatch.setattr(finish, "write_report", lambda folder, **options: reports.append(options))
+
+        @contextlib.contextmanager
+        def writing(folder, **options):
+            reports.append(options)
+            yield
+            done.append("reported")
+
+        monkeypatch.setattr(finish, "writing_report", writing)
         arguments = {"do_train": True, "evaluates": True, "load_best_model_at_end": True, **training}
         counters = SimpleNamespace(updates=4, evaluated_at=evaluated_at, best_step=best_step)
         learner = SimpleNamespace(name="policy", check_outputs=lambda: done.append("checked"))
@@ -68,16 +75,16 @@ def test_the_report_shows_the_first_and_the_last_number_of_each_card(end):
 @pytest.mark.parametrize(
     ("keys", "done"),
     [
-        ({}, ["evaluated", "closed", "checked", "exported, best: True"]),
-        ({"evaluated_at": 4}, ["closed", "checked", "exported, best: True"]),
-        ({"evaluated_at": 3}, ["evaluated", "closed", "checked", "exported, best: True"]),
-        ({"evaluates": False}, ["closed", "checked", "exported, best: True"]),
-        ({"best_step": 2}, ["evaluated", "closed", "exported, best: True"]),
+        ({}, ["evaluated", "closed", "checked", "exported, best: True", "reported"]),
+        ({"evaluated_at": 4}, ["closed", "checked", "exported, best: True", "reported"]),
+        ({"evaluated_at": 3}, ["evaluated", "closed", "checked", "exported, best: True", "reported"]),
+        ({"evaluates": False}, ["closed", "checked", "exported, best: True", "reported"]),
+        ({"best_step": 2}, ["evaluated", "closed", "exported, best: True", "reported"]),
         (
             {"best_step": 2, "load_best_model_at_end": False},
-            ["evaluated", "closed", "checked", "exported, best: False"],
+            ["evaluated", "closed", "checked", "exported, best: False", "reported"],
         ),
-        ({"do_train": False, "evaluated_at": 4}, ["evaluated", "closed"]),
+        ({"do_train": False, "evaluated_at": 4}, ["evaluated", "closed", "reported"]),
     ],
 )
 def test_what_the_end_of_a_run_does(end, keys, done):

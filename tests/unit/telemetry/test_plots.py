@@ -9,7 +9,13 @@ import pytest
 
 from alignment.errors import UserError
 from alignment.telemetry import plots
-from alignment.telemetry.plots import bin_calibration, plot_calibration, plot_score_by_length
+from alignment.telemetry.plots import (
+    bin_calibration,
+    draw_kept_scores,
+    keep_scores,
+    plot_calibration,
+    plot_score_by_length,
+)
 
 PNG = b"\x89PNG\r\n"
 
@@ -76,3 +82,41 @@ def test_the_bars_of_the_calibration_stand_in_their_bins(monkeypatch, tmp_path):
     perfect, model = upper.lines
     assert perfect.get_linestyle() == "--" and perfect.get_xydata().tolist() == [[0.5, 0.5], [1.0, 1.0]]
     assert model.get_ydata().tolist() == [1.0, 0.0]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Return the list of pictures that were drawn, each an empty file."""
+    names = []
+
+    def draw(*arrays):
+        names.append((arrays[-1].name, [array.tolist() for array in arrays[:-1]]))
+        arrays[-1].touch()
+
+    for name in ("plot_calibration", "plot_score_by_length"):
+        monkeypatch.setattr(plots, name, draw)
+    return names
+
+
+def test_kept_scores_are_drawn_once(tmp_path, drawn):
+    draw_kept_scores(tmp_path)
+    by_length = {"chosen": np.array([True]), "scores": np.array([2.0]), "lengths": np.ones(1)}
+    keep_scores(tmp_path / "plots", np.array([1.0]), **by_length)
+    draw_kept_scores(tmp_path)
+    assert drawn == [("calibration.png", [[1.0]]), ("score_by_length.png", [[2.0], [1.0], [True]])]
+    draw_kept_scores(tmp_path)
+    assert len(drawn) == 2, "they are newer than the scores"
+    keep_scores(tmp_path / "plots", np.array([3.0]))
+    draw_kept_scores(tmp_path)
+    assert drawn[2:] == [("calibration.png", [[3.0]])]
+
+
+def test_damaged_scores_are_left_out_with_a_line(tmp_path, drawn, caplog):
+    keep_scores(tmp_path / "plots", np.array([1.0]))
+    kept = tmp_path / "plots" / "held_out.npz"
+    whole = kept.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", whole.replace(b"margins", b"another")):
+        kept.write_bytes(content)
+        draw_kept_scores(tmp_path)
+    assert [message.split(": ")[0] for message in caplog.messages] == [f"{kept} is left out of the report"] * 3
+    assert drawn == []

@@ -89,7 +89,8 @@ def test_a_model_without_position_bias_is_judged_by_margin_and_subset(tmp_path):
     assert rows[0]["score"] == pytest.approx(1 / (1 + np.exp(-1)))
     names = [row[0] for row in json.loads((tmp_path / "readiness.json").read_text())["tables"][0]["rows"]]
     assert {"dataset one", "dataset two", "large given margin (to 5)"} <= set(names)
-    assert (tmp_path / "plots" / "calibration.png").is_file()
+    with np.load(tmp_path / "plots" / "held_out.npz") as kept:
+        assert kept.files == ["margins"] and kept["margins"] == pytest.approx(np.ones(60))
 
 
 def test_a_real_model_is_evaluated_in_batches_of_any_size():

@@ -91,7 +91,11 @@ def test_accuracy_asks_for_a_higher_reward_and_a_lower_cost(tmp_path, kind, accu
     assert metrics["eval/train_rewards_std"] == pytest.approx(0.5)
     assert metrics[f"eval/{kind.sides[1]}_rewards_std"] == pytest.approx(1.0)
     assert [row["score"] for row in rows] == [4.0, 5.0, 3.0, 3.0]
-    assert (tmp_path / "plots" / "calibration.png").is_file()
+    assert not [*tmp_path.rglob("*.png")], "drawn at the end, by another process"
+    with np.load(tmp_path / "plots" / "held_out.npz") as kept:
+        assert kept["margins"].tolist() == [-1.0 if kind is REWARD_PAIRS else 1.0, 0.0]
+        assert kept["scores"].tolist() == [4.0, 3.0, 5.0, 3.0] and kept["lengths"].tolist() == [2, 1, 3, 1]
+        assert kept["chosen"].tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("offset", "accuracy"), [(10.0, 0.5), (3.5, 0.5), (4.5, 0.75), (0.0, 0.5)])
@@ -154,5 +158,5 @@ def _evaluation_of_four():
 def test_scores_that_exploded_are_metrics_that_the_loop_refuses(offset, tmp_path):
     """No warning of numpy's tells it first: one would be an error here."""
     metrics, _ = _evaluation(REWARD_PAIRS, offset=offset, plot_dir=tmp_path)()
-    assert not np.isfinite(metrics["eval/rewards_std"]) and (tmp_path / "calibration.png").is_file()
+    assert not np.isfinite(metrics["eval/rewards_std"]) and (tmp_path / "held_out.npz").is_file()
     assert np.isnan(metrics["eval/loss"]) == np.isinf(offset)
