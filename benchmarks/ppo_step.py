@@ -76,10 +76,16 @@ def parse_options() -> argparse.Namespace:
         "--steps",
         type=int,
         default=5,
-        help="measured steps of each column after the first; 0: the first is measured (c only)",
+        help="measured steps of each column after the first; 0: the first is measured (of this package's PPO the second)",
     )
     parser.add_argument("--savings", action="store_true", help="what each saving brings alone, without torch")
     parser.add_argument("--skip-padded", action="store_true", help="leave out torch's padded way, which may take hours")
+    parser.add_argument(
+        "--peer-batches",
+        type=int,
+        default=0,
+        help="b and c: micro-batches of a phase that torch measures, scaled by the counted work of all; 0: all of them",
+    )
     parser.add_argument("--write", action="store_true", help="write a dated markdown and JSON file")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for --write")
     parser.add_argument(
@@ -96,6 +102,10 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.savings and options.float32_matmul_precision != "highest":
         parser.error("--savings compares savings that change nothing, with --float32-matmul-precision highest only")
+    if options.peer_batches < 0:
+        parser.error(f"--peer-batches {options.peer_batches}: 0 or more")
+    if options.peer_batches and "a" in options.workloads:
+        parser.error("--peer-batches: workload a has one micro-batch; --workloads b c")
     return options
 
 
@@ -112,7 +122,8 @@ def measure(case: str, model: str, threads: int, *, options: argparse.Namespace)
     """Compare and time both sides on ``model``."""
     chosen = CASES[case]
     overrides = {"float32_matmul_precision": options.float32_matmul_precision}
-    work, load = chosen.make(model=model, threads=threads, overrides=overrides), os.getloadavg()[0]
+    made = {"model": model, "threads": threads, "overrides": overrides, "peer_batches": options.peer_batches}
+    work, load = chosen.make(**made), os.getloadavg()[0]
     columns = [column for column in chosen.columns if column != ("torch", "full") or not options.skip_padded]
     extra = {"torch": {"GLIBC_TUNABLES": KEPT_MEMORY} if options.peer_keeps_memory else {}, "paddle": {}}
     with tempfile.TemporaryDirectory(prefix="ppo-step-") as name:
@@ -124,12 +135,13 @@ def measure(case: str, model: str, threads: int, *, options: argparse.Namespace)
             open_side(chosen.scripts["torch"], folder, **opened["torch"]) as torch,
         ):
             sides = {"paddle": paddle, "torch": torch}
-            comparison, first = warm_up(sides, columns)
+            comparison, first = warm_up(sides, columns, in_part=options.peer_batches > 0)
             peaks = {column: answer["peak_bytes"] for column, answer in first.items()}
             seconds = take_turns(sides, columns, options.steps)
             if not options.steps:  # on fixed tokens ours has no log-probs of an engine, so it makes a step of its own
                 seconds = {column: [answer["seconds"]] for column, answer in first.items()}
-                seconds["paddle/library"] = [paddle.ask(step=1, variant="library")["seconds"]]
+                if len(chosen.phases) > 1:
+                    seconds["paddle/library"] = [paddle.ask(step=1, variant="library")["seconds"]]
             versions = {**paddle.description, **torch.description}
     settings = {**versions, **overrides, "peer_keeps_memory": options.peer_keeps_memory, "load_before": round(load, 2)}
     measured = {"comparison": comparison, "seconds": seconds, "peaks": peaks, "settings": settings}
@@ -139,7 +151,7 @@ def measure(case: str, model: str, threads: int, *, options: argparse.Namespace)
 
 
 def warm_up(
-    sides: Mapping[str, SideProcess], columns: Sequence[tuple[str, str]]
+    sides: Mapping[str, SideProcess], columns: Sequence[tuple[str, str]], *, in_part: bool
 ) -> tuple[Comparison, dict[str, dict[str, Any]]]:
     """Run a first step of every column; return what both sides compute on the same tokens, and the answers.
 
@@ -151,7 +163,7 @@ def warm_up(
         for side, variant in columns
     }
     ours, peer = (answers[f"{side}/{first[side]}"]["numbers"] for side in ("paddle", "torch"))
-    return Comparison.of(ours, peer), answers
+    return Comparison.of(ours, peer, in_part=in_part), answers
 
 
 def take_turns(

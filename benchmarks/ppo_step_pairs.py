@@ -45,6 +45,8 @@ class PairWork:
     max_grad_norm: float = 1.0
     overrides: dict[str, Any] = field(default_factory=dict)
     """Arguments of this package's run that a table of savings changes."""
+    peer_batches: int = 0
+    """Micro-batches that torch measures, see ``ppo_step_part``; 0: all."""
     seed: int = 20261130
 
     @classmethod

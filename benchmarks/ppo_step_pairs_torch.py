@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from ppo_step_flops import Rows, padded
 from ppo_step_pairs import START, Pair, PairWork
+from ppo_step_part import Part, pick
 from ppo_step_torch import load_model
+from ppo_step_work import MODELS
 from ppo_step_worker import serve
 from torch.nn.functional import logsigmoid
 from torch.nn.utils import clip_grad_norm_
@@ -37,6 +40,7 @@ class TorchPairs:
         options = {"lr": self.work.learning_rate, "weight_decay": 0.0, "fused": True}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **options)
         self.is_best = False
+        self.part = Part(MODELS[self.work.model])
 
     def use_variant(self, variant: str) -> None:
         """Choose one of ``VARIANTS``."""
@@ -48,16 +52,23 @@ class TorchPairs:
         return {"torch": torch.__version__, "transformers": transformers.__version__, "attention": "sdpa"}
 
     def step(self, number: int) -> dict[str, float]:
-        """Make one update; return the loss and the gradient norm."""
-        total = 0.0
-        for pairs in self._divide(self.work.pairs(number)):
+        """Make one update; return the loss and the gradient norm, if all micro-batches are measured."""
+        self.part.start()
+        total, batches = 0.0, list(self._divide(self.work.pairs(number)))
+        for pairs in pick(batches, self.part.choose("step", map(self._counted, batches), self.work.peer_batches)):
             loss = (self._rewards if self.reference is None else self._preferences)(pairs) / self.work.num_pairs
             loss.backward()
             total += loss.item()
-        norm = clip_grad_norm_(self.model.parameters(), self.work.max_grad_norm).item()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return {"loss": [total], "gradient_norm": norm}
+        with self.part.once("step"):
+            norm = clip_grad_norm_(self.model.parameters(), self.work.max_grad_norm).item()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return {} if self.work.peer_batches else {"loss": [total], "gradient_norm": norm}
+
+    def _counted(self, pairs: Sequence[Pair]) -> Rows:
+        """Return what a micro-batch computes in the layers."""
+        rows = [(len(pair.prompt), len(answer)) for pair in pairs for answer in (pair.better, pair.worse)]
+        return padded([rows], is_causal=self.is_best)
 
     def _divide(self, pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         if self.is_best:

@@ -43,15 +43,19 @@ class Comparison:
     """By name: absolute for measurements, relative for gradient norms."""
 
     @classmethod
-    def of(cls, ours: Mapping[str, Any], peer: Mapping[str, Any]) -> Comparison:
-        """Compare two answers to ``check``; both must hold the same names and shapes."""
-        assert ours.keys() == peer.keys(), (ours.keys(), peer.keys())
+    def of(cls, ours: Mapping[str, Any], peer: Mapping[str, Any], *, in_part: bool = False) -> Comparison:
+        """Compare two answers to ``check``; both must hold the same names and shapes.
+
+        ``in_part``: the peer measured some of its rows, holds NaN for the others and has no sums over all of them.
+        """
+        assert in_part or ours.keys() == peer.keys(), (ours.keys(), peer.keys())
         differences = {}
-        for name, value in ours.items():
-            left, right = np.asarray(value), np.asarray(peer[name])
+        for name, value in peer.items():
+            left, right = np.asarray(ours[name]), np.asarray(value)
             assert left.shape == right.shape, (name, left.shape, right.shape)
             scale = abs(right) if name.endswith("norm") else 1.0
-            differences[name] = float(np.max(np.abs(left - right) / scale))
+            found = np.abs(left - right) / scale
+            differences[name] = float(np.nanmax(found) if in_part else np.max(found))
         return cls(differences=differences)
 
 
@@ -73,7 +77,7 @@ class Outcome:
     @property
     def agrees(self) -> bool:
         """True when all differences are within the tolerance."""
-        return max(self.comparison.differences.values()) <= self.tolerance
+        return all(value <= self.tolerance for value in self.comparison.differences.values())  # NaN is not
 
     @property
     def title(self) -> str:
@@ -153,9 +157,22 @@ class Outcome:
 
     def describe_comparison(self) -> str:
         """Return the line on whether both sides compute the same."""
+        if not self.comparison.differences:
+            return "the sides were not compared: torch computed a part of the rows, and there are only sums over all"
         found = ", ".join(f"{name} {value:.1e}" for name, value in self.comparison.differences.items())
         verdict = "agree" if self.agrees else "DO NOT AGREE"
         return f"same weights, same tokens: the sides {verdict} within {self.tolerance:g} (differences: {found})"
+
+    def describe_part(self) -> str:
+        """Return the sentence on how much of torch's work was measured."""
+        count = self.work.peer_batches
+        if not count:
+            return ""
+        return (
+            f" Of torch were measured {count} micro-batches of a phase (one where all have the same shape) and {count} "
+            "calls of generate, evenly spread, where there are as many; their seconds are scaled by the counted FLOP "
+            "of all, the optimizer's step is measured whole."
+        )
 
     def tables(self) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
         """Return (title, header, rows) of every table."""
@@ -168,7 +185,7 @@ def print_outcome(outcome: Outcome) -> None:
     """Print all tables and the comparison."""
     for title, header, rows in outcome.tables():
         print_table(f"{outcome.title}: {title}", header, rows)
-    print(outcome.describe_comparison())
+    print(f"{outcome.describe_comparison()}.{outcome.describe_part()}")
     print(f"load average before: {outcome.settings['load_before']}", flush=True)
 
 
@@ -195,7 +212,7 @@ def render_markdown(about: Mapping[str, Any], outcomes: Sequence[Outcome]) -> st
         lines.append(
             f"{CASES[outcome.case].describe(outcome.work)}, {len(outcome.seconds[OURS])} steps a column in turns. Load "
             f"average before: {outcome.settings['load_before']}. "
-            f"Host settings of this package's process: {outcome.settings['host']}."
+            f"Host settings of this package's process: {outcome.settings['host']}.{outcome.describe_part()}"
         )
         for title, header, rows in outcome.tables():
             lines += [

@@ -11,7 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from ppo_step_flops import Family, padded, shared
+from ppo_step_flops import Rows as Counted
+from ppo_step_part import Part, pick
 from ppo_step_torch import TorchSide
+from ppo_step_work import MODELS
 from transformers import GenerationConfig
 
 VARIANTS = ("full", "response")
@@ -60,20 +64,31 @@ class RaggedTorchSide(TorchSide):
         super().__init__(folder)
         lengths = self.work.response_lengths
         self._lengths, self._firsts = lengths, np.cumsum(lengths) - lengths
+        self.part = Part(MODELS[self.work.model])
 
     def rollout(self, step: int) -> Rows:
         """Sample at temperature 1 from all tokens; a call of ``generate`` ends when all its rows have their length."""
+        self.part.start()
         torch.manual_seed(self.work.seed + step)
         prompts = [torch.from_numpy(prompt) for prompt in self.work.prompts(step)]
         count = ROWS_PER_CALL // self.work.answers
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i])) if self._is_best else range(len(prompts))
-        responses: dict[int, torch.Tensor] = {}
-        for first in range(0, len(prompts), count):
-            responses.update(self._generate(prompts, list(order)[first : first + count]))
+        calls = [list(order)[first : first + count] for first in range(0, len(prompts), count)]
+        # Rows whose call is not measured keep drawn answers of their length.
+        responses = {row: torch.from_numpy(response) for row, response in enumerate(self.work.fixed_responses())}
+        for call in pick(calls, self.part.choose("rollout", map(self._counted_call, calls), self.work.peer_batches)):
+            responses.update(self._generate(prompts, call))
         return Rows(
             [prompts[i // self.work.answers] for i in range(self.work.num_rows)],
             [*map(responses.get, range(len(responses)))],
         )
+
+    def _counted_call(self, numbers: Sequence[int]) -> Counted:
+        """Return what a call of ``generate`` computes: every row is as long as the longest prompt and answer."""
+        answers = self.work.answers
+        rows = [number * answers + k for number in numbers for k in range(answers)]
+        longest = max(int(self.work.prompt_lengths[number]) for number in numbers)
+        return shared([Family(longest, (int(self._lengths[rows].max()),))] * len(rows))
 
     def _generate(self, prompts: Sequence[torch.Tensor], numbers: Sequence[int]) -> dict[int, torch.Tensor]:
         """Return by row the answers to the prompts with the given ``numbers``."""
@@ -153,9 +168,9 @@ class RaggedTorchSide(TorchSide):
         scores [N].
         """
         names, found = ("old_logprobs", "entropy", "ref_logprobs", "values"), []
-        scores = torch.empty(self.work.num_rows)
-        flat = {name: torch.empty(int(self._lengths.sum())) for name in names}
-        batches = list(self._batches(rows))
+        scores = torch.full((self.work.num_rows,), torch.nan)
+        flat = {name: torch.full((int(self._lengths.sum()),), torch.nan) for name in names}
+        batches = self._measured_batches(rows)
         with torch.no_grad():
             for batch in batches:
                 old, entropy = self._read(self.policy, batch, with_entropy=True)
@@ -167,8 +182,17 @@ class RaggedTorchSide(TorchSide):
             self._kept = batches
             return {**scored, **self._estimate(scored)}
 
+    def _measured_batches(self, rows: Rows) -> list[MicroBatch]:
+        batches = list(self._batches(rows))
+        # Padded to the longest of the rollout, all have one shape.
+        count = min(self.work.peer_batches, self.work.peer_batches if self._is_best else 1)
+        counted = [padded([[(batch.ids.shape[1], 0)] * len(batch.ids)]) for batch in batches]
+        for phase in ("scoring", "update"):
+            chosen = self.part.choose(phase, counted, count)
+        return pick(batches, chosen)
+
     def measured(self, scored: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        """Return the arrays to compare."""
+        """Return the arrays to compare; NaN where a micro-batch was not measured."""
         return {name: value.numpy() for name, value in scored.items()}
 
     def update(self, scored: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -177,12 +201,17 @@ class RaggedTorchSide(TorchSide):
         parts = [{name: value[batch.cells] for name, value in fields.items()} for batch in self._kept]
         for batch, part in zip(self._kept, parts, strict=True):
             self._value_loss(self._read_values(batch), part).backward()
-        critic = self._apply(self.critic)
+        with self.part.once("update"):
+            critic = self._apply(self.critic)
         for batch, part in zip(self._kept, parts, strict=True):
             loss, metrics = self._policy_loss(self._read(self.policy, batch)[0], part)
             loss.backward()
             assert all(np.isfinite(value.item()) for value in metrics)
-        return {"critic_gradient_norm": critic, "policy_gradient_norm": self._apply(self.policy)}
+        with self.part.once("update"):
+            policy = self._apply(self.policy)
+        if self.work.peer_batches:  # of a part of the rows, which no one else computes
+            return {}
+        return {"critic_gradient_norm": critic, "policy_gradient_norm": policy}
 
     def _read(self, model, batch: MicroBatch, *, with_entropy: bool = False):
         """Return log-probs [t] and, if asked, entropies [t]."""

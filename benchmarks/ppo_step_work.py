@@ -73,6 +73,8 @@ class Work:
     """Rows of one forward (and backward) pass in scoring and update."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Arguments of this package's run that a table of savings changes."""
+    peer_batches: int = 0
+    """Micro-batches of each phase that torch measures on ragged rows, see ``ppo_step_part``; 0: all."""
     seed: int = 20261120
     learning_rate: float = 1e-6
     max_grad_norm: float = 1.0

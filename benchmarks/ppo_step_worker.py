@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 from ppo_step_memory import peak_bytes, reset_peak
+from ppo_step_part import whole_seconds
 
 
 class Side(Protocol):
@@ -104,7 +105,7 @@ def run_command(side: Side | OnePhaseSide, command: dict[str, Any]) -> dict[str,
         numbers = check(side, seconds)
     else:
         seconds = run_step(side, command["step"])
-    return answer_of(command, seconds, numbers)
+    return answer_of(command, whole_seconds(side)(seconds), numbers)
 
 
 def answer_of(command: dict[str, Any], seconds: dict[str, Any], numbers: dict[str, Any] | None) -> dict[str, Any]:

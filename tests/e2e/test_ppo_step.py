@@ -99,6 +99,38 @@ def test_a_saving_is_compared_with_all_on_and_all_off(tmp_path):
     assert next(v for k, v in table.items() if "packing" in k) == ("2.00", "2.00", "3.00", "0.75")
 
 
+def test_seconds_of_a_part_stand_for_the_whole():
+    from ppo_step_flops import padded
+    from ppo_step_part import Part, pick, spread, whole_seconds
+
+    assert spread(8, 2) == [2, 6] and spread(16, 3) == [2, 8, 13]
+    assert spread(4, 0) == spread(4, 4) == spread(4, 9) == [0, 1, 2, 3]
+    side = type("Side", (), {})()
+    assert whole_seconds(side)({"update": (3.0, 2.0)}) == {"update": (3.0, 2.0)}
+    side.part = Part({"hidden_size": 4, "num_hidden_layers": 2, "vocab_size": 9, "intermediate_size": 8})
+    chosen = side.part.choose("update", [padded([[(6, 0)] * 4])] * 4, 1)
+    assert pick("abcd", chosen) == ["c"] and side.part.shares == {"update": 0.25}
+    with side.part.once("update"):
+        pass
+    side.part._apart["update"] = (1.0, 0.5)
+    assert side.part.whole({"update": (3.0, 2.0), "rollout": (7.0, 6.0)}) == {
+        "update": (9.0, 6.5),
+        "rollout": (7.0, 6.0),
+    }
+    side.part.start()
+    assert side.part.whole({"update": (3.0, 2.0)}) == {"update": (12.0, 8.0)}
+
+
+def test_a_part_is_compared_where_it_was_measured():
+    from ppo_step_report import Comparison, Outcome
+
+    ours, peer = {"values": [1.0, 2.0], "loss": 3.0}, {"values": [1.5, float("nan")]}
+    assert Comparison.of(ours, peer, in_part=True).differences == {"values": 0.5}
+    whole = {"values": [1.0, 2.0], "norm": float("nan")}
+    found = {"case": "b", "work": None, "seconds": {}, "peaks": {}, "settings": {}, "tolerance": 1e-3}
+    assert not Outcome(comparison=Comparison.of(whole, whole), **found).agrees
+
+
 @pytest.mark.e2e
 @pytest.mark.interop
 @pytest.mark.rare
