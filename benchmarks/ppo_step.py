@@ -76,7 +76,7 @@ def parse_options() -> argparse.Namespace:
         "--steps",
         type=int,
         default=5,
-        help="measured steps of each column after the first; 0: the first is measured (of this package's PPO the second)",
+        help="measured steps of each column after the first; 0: the first itself (of PPO here the second)",
     )
     parser.add_argument("--savings", action="store_true", help="what each saving brings alone, without torch")
     parser.add_argument("--skip-padded", action="store_true", help="leave out torch's padded way, which may take hours")
