@@ -71,7 +71,7 @@ def train_on_policy(launch: Launch, curve: Curve) -> None:
     """Train an on-policy algorithm and write its curve."""
     roles = load_roles(launch)
     plan = RowPlan.of(launch.parsed, batch_ranks=1)
-    run = MeasuredRun(launch, roles, load_data(launch, roles.tokenizer, plan), plan)
+    run = MeasuredRun(launch, roles, load_data(launch, roles, plan), plan)
     run.curve = curve
 
     def count(experience: Experience) -> None:

@@ -250,14 +250,24 @@ class DecoderConfig:
         scaling = self.rope_scaling or {}
         return int(scaling["original_max_position_embeddings"]) if scaling.get("rope_type") == "longrope" else None
 
-    @property
-    def longest_generated(self) -> int:
-        """The maximum number of tokens of a prompt and its answer, if the prompt is not longer than this.
+    def longest_answered(self, prompt_tokens: int) -> int:
+        """Return the maximum number of tokens of a prompt of ``prompt_tokens`` tokens and its answer.
 
         An answer must not grow beyond ``angle_limit``: its keys have the angles of a shorter row, and its first tokens
-        would have other log-probs in training.
+        would have other log-probs in training. A prompt that is longer itself has the long angles from the start.
         """
-        return min(self.angle_limit or self.longest_sequence, self.longest_sequence)
+        is_long = self.angle_limit is None or prompt_tokens > self.angle_limit
+        return self.longest_sequence if is_long else min(self.angle_limit, self.longest_sequence)
+
+    def unanswerable(self, answer: int, longest: int) -> range:
+        """Return the lengths of prompts whose answers of up to ``answer`` tokens would cross ``angle_limit``.
+
+        ``longest``: the maximum number of tokens of prompt and answer together.
+        """
+        limit = self.angle_limit
+        if limit is None or longest <= limit:
+            return range(0)
+        return range(max(1, limit - answer + 1), limit + 1)
 
     @property
     def long_frequencies(self) -> np.ndarray | None:

@@ -9,6 +9,7 @@ import argparse
 import io
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,12 +96,11 @@ class Chat:
         folder = resolve_model_folder(arguments.folder, parts=("policy",))
         wanted = arguments.input_template or arguments.chat_template
         voice = Voice(folder, wanted)
-        self._tokenizer, self._encoder = voice.tokenizer, voice.encoder
+        self._tokenizer, self._encoder, self._config = voice.tokenizer, voice.encoder, voice.config
         dtype = working_dtype(folder, device)
         model = load_causal_lm(folder, dtype=dtype, tokenizer=self._tokenizer)
         self._options = GenerationOptions(
             max_new_tokens=arguments.max_new_tokens,
-            max_total_tokens=model.config.longest_generated,
             do_sample=not arguments.greedy,
             temperature=arguments.temperature,
             top_p=arguments.top_p,
@@ -128,7 +128,8 @@ class Chat:
         if unknown:
             said = f"{unknown} of the prompt's {len(ids)} tokens stand for text that the tokenizer does not know"
             print(f"warning: {said}", file=sys.stderr)
-        [completion] = self._engine.generate([ids], self._options, seed=self._seed, sequence_ids=[len(turns) // 2])
+        options = replace(self._options, max_total_tokens=self._config.longest_answered(len(ids)))
+        [completion] = self._engine.generate([ids], options, seed=self._seed, sequence_ids=[len(turns) // 2])
         text = self._tokenizer.decode(completion.token_ids.tolist(), skip_special_tokens=True)
         return Reply(text, self._judge and self._judge.score(turns, ids, completion))
 

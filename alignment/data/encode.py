@@ -32,6 +32,8 @@ class EncodeOptions:
     """Maximum tokens of prompt, answer and EOS together (of the prompt for prompt-only data)."""
     max_prompt_length: int | None = None
     """Maximum tokens of the prompt; None: only ``max_length`` applies."""
+    unanswerable: range = range(0)
+    """Lengths of prompts that are too long although longer ones are not (``DecoderConfig.unanswerable``)."""
     on_overlong: str = "drop"
     """``drop`` the row, truncate the prompt ``left`` or the sequence ``right`` (loses EOS), or raise an ``error``."""
     on_bad_row: str = "drop"

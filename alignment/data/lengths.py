@@ -9,6 +9,8 @@ from alignment.data.encode import EncodeOptions
 from alignment.data.ledger import TRUNCATED_LEFT, TRUNCATED_RIGHT
 from alignment.errors import DataError
 
+_CROSSES = "; the answer would cross original_max_position_embeddings of longrope"
+
 
 class Fitted(NamedTuple):
     """A prompt and its answers (none, one, or the two of a pair) within the limits."""
@@ -29,6 +31,8 @@ def fit_lengths(
     """
     limit_prompt = options.max_length if options.max_prompt_length is None else options.max_prompt_length
     limit_prompt = min(limit_prompt, options.max_length)
+    if len(prompt) in options.unanswerable:
+        limit_prompt = min(limit_prompt, options.unanswerable.start - 1)
     longest = max(map(len, answers), default=0)
     if len(prompt) <= limit_prompt and len(prompt) + longest <= options.max_length:
         return Fitted(prompt, list(answers), None)
@@ -37,11 +41,12 @@ def fit_lengths(
             f"{place}: {len(prompt)} prompt tokens and {longest} answer tokens do not fit (max_length "
             f"{options.max_length}, max_prompt_length {options.max_prompt_length}); "
             "set on_overlong to drop, left or right, or raise the limit"
+            + (_CROSSES if len(prompt) in options.unanswerable else "")
         )
     if options.on_overlong == "left":
         return _cut_left(prompt, answers, min(limit_prompt, options.max_length - longest))
     if options.on_overlong == "right":
-        return _cut_right(prompt[:limit_prompt], answers, options)
+        return _cut_right(prompt[:limit_prompt], answers, options) if limit_prompt else None
     return None
 
 

@@ -13,7 +13,8 @@ from alignment.generation.engine import GenerationOptions
 
 def check_prompts(prompts: Sequence[np.ndarray], options: GenerationOptions, config: Any) -> None:
     """Raise UserError for a prompt that is empty, too long, or outside the vocabulary of the model ``config``."""
-    vocab, short, limit = config.vocab_size, config.longest_generated, config.longest_sequence
+    vocab, limit = config.vocab_size, config.longest_sequence
+    short = min(config.angle_limit or limit, limit)
     if _are_right(prompts, options, vocab, short):
         return
     for row, prompt in enumerate(prompts):

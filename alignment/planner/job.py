@@ -171,7 +171,7 @@ class Job:
         adapter, length = self.adapters.get(role), self.length_of(role)
         prompt = self.length - self.response if self.shared_prompt is None else self.shared_prompt
         group = self.reference_group or self.group_size if role == "reference" else self.group_size
-        apart = trains and self.rows_per_batch * self.micro_batches < self.iteration_rows
+        apart = trains and self.draws_part
         drops = adapter is not None and adapter.dropout > 0
         routes = self.models[role].experts is not None
         if apart or drops or routes or not (self.shares and self.native):
@@ -184,6 +184,11 @@ class Job:
         begun = ceil(rows / max(1, self.group_size - 1))
         prompts = ceil(begun / self.group_size)
         return (rows - begun) * (length - self.response) + (begun - prompts) * prompt
+
+    @property
+    def draws_part(self) -> bool:
+        """Whether an update has only a part of an iteration's responses, drawn at random."""
+        return self.rows_per_batch * self.micro_batches < self.iteration_rows
 
     def scored_rows(self, role: str) -> int:
         """Return the rows of an iteration that ``role`` reads without gradients: responses, or pairs of them."""

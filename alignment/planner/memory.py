@@ -93,7 +93,7 @@ class ProcessMemory:
         self._engine_device = self._engine.standing if self._engine else {}
         self._engine_host = self._engine.standing_on_host if self._engine else {}
         rows = {name: job.rows_per_batch if model.is_trained else self._rows(name) for name, model in models.items()}
-        passes = [model.one_pass(rows[name]) for name, model in models.items()]
+        passes = [model.one_pass(rows[name], learns=model.is_trained) for name, model in models.items()]
         trained = [step for step, model in zip(passes, models.values(), strict=True) if model.is_trained]
         self._choices = kept_choices(job) if "policy" in models or rollout is not None else 0
         self._scratch = max((step.scratch(num_threads()) for step in trained or passes), default=0)

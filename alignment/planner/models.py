@@ -146,9 +146,11 @@ class Placed:
         """Sharding stage 3: bytes of the head, which stays gathered until the model runs again or is updated."""
         return self.whole(self.head_elements)
 
-    def one_pass(self, rows: int, *, shares: bool = True) -> Pass:
-        """Return a pass of ``rows`` full rows; without ``shares`` none begins like another."""
-        saved = self.job.saved_tokens(self.name, rows, trains=self.is_trained) if shares else 0
+    def one_pass(self, rows: int, *, shares: bool = True, learns: bool = False) -> Pass:
+        """Return a pass of ``rows`` full rows, of an update if the model ``learns`` from it; without ``shares`` none
+        begins like another.
+        """
+        saved = self.job.saved_tokens(self.name, rows, trains=learns) if shares else 0
         again = self.job.critic_recompute if self.name in CRITICS else self.job.recompute
         return Pass(
             config=self.config,

@@ -47,7 +47,7 @@ class _Load(NamedTuple):
 def update_moments(model: Placed) -> list[UpdateMoment]:
     """Return the moments of the passes and of the optimizer's step."""
     job, batches = model.job, model.job.micro_batches
-    step = model.one_pass(job.rows_per_batch)
+    step = model.one_pass(job.rows_per_batch, learns=True)
     moments = []
     if model.is_frozen_below:
         kept = model.gradients.between_batches

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.keys.pairwise import PairwiseArguments
 from alignment.arguments.parsed import Parsed
 from alignment.data.comparison import PairQuestion
@@ -40,6 +41,7 @@ def encode_options(
     launch: Launch,
     *,
     max_prompt_length: int | None = None,
+    unanswerable: range = range(0),
     targets: str = "assistant",
     keeps_duplicates: bool = False,
 ) -> EncodeOptions:
@@ -52,6 +54,7 @@ def encode_options(
         **steps,
         max_length=data.max_length,
         max_prompt_length=max_prompt_length,
+        unanswerable=unanswerable,
         on_overlong=data.on_overlong,
         on_bad_row=data.on_bad_row,
         template=template_name(data.template),
@@ -59,6 +62,17 @@ def encode_options(
         keeps_duplicates=keeps_duplicates,
         comparison=trained_comparison(launch.parsed),
     )
+
+
+def crossing_prompts(config: DecoderConfig, answer: int, longest: int) -> range:
+    """Return the lengths of prompts that no engine answers (``DecoderConfig.unanswerable``), and log them."""
+    found = config.unanswerable(answer, longest)
+    if found:
+        log.info(
+            f"longrope: prompts of {found.start} to {found.stop - 1} tokens count as too long (on_overlong), as an "
+            f"answer of {answer} would cross original_max_position_embeddings={config.angle_limit}; longer ones do not"
+        )
+    return found
 
 
 def trained_comparison(parsed: Parsed) -> PairQuestion | None:

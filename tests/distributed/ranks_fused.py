@@ -122,6 +122,51 @@ def generate_with_drafts(layout: Layout) -> dict[str, list]:
     return found
 
 
+OLD_CONTEXT = 20
+LONGROPE = {
+    **SHAPE,
+    "model_type": "phi3",
+    "intermediate_size": 56,
+    "original_max_position_embeddings": OLD_CONTEXT,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0]},
+}
+LONG_AND_SHORT = [[*range(2, 24)], [5, 6, 7, 5, 6], [*range(2, 24)], [*range(3, 39), 9, 3], [2]]
+"""Prompts on both sides of the old context."""
+
+
+def answer_long_and_short(engine: Any) -> list[tuple]:
+    """Return completions of prompts on both sides of longrope's old context."""
+    options = GenerationOptions(max_new_tokens=OLD_CONTEXT - 5, stop_token_ids=(3,))
+    return ranks_generation.plain(engine.generate(LONG_AND_SHORT, options, seed=1, sequence_ids=IDS[:5]))
+
+
+def generate_longrope(layout: Layout) -> dict[str, list[Any]]:
+    """Return by type of weights: completions without and with drafts, and how many of these were right."""
+    topology, config = initialise(device="cpu", seed=1, layout=layout), DecoderConfig.from_dict(LONGROPE)
+    part = ranks_generation.part_of_weights(config, Placement.of(topology), ranks_generation.whole_weights(config))
+    part = list(part)
+    found: dict[str, list[Any]] = {}
+    for weight_type in WEIGHT_TYPES:
+        found[weight_type] = []
+        for drafts in (0, 3):
+            how = {"speculative_tokens": drafts, "speculative_method": "previous", "weight_type": weight_type}
+            model, seat = SimpleNamespace(config=config), EnginePlacement(tensor=topology.tensor)
+            settings = FusedSettings(num_slots=3, max_rows=7, block_tokens=16, **how)
+            engine = FusedEngine(model, settings, placement=seat)
+            engine.load_weights(part, 0)
+            found[weight_type] += [answer_long_and_short(engine) for _ in range(1 + bool(drafts))]
+        found[weight_type].append(engine.counts.accepted)
+    return found
+
+
+def longrope_whole() -> list[tuple]:
+    """Return what the eager engine answers in one process."""
+    config = DecoderConfig.from_dict(LONGROPE)
+    engine = ranks_generation.build_engine(config)
+    engine.load_weights(((n, paddle.to_tensor(w)) for n, w in ranks_generation.whole_weights(config).items()), 0)
+    return answer_long_and_short(engine)
+
+
 def fail(layout: Layout, family: str) -> str:
     """Return the message of the error that this rank got."""
     engine = load(initialise(device="cpu", seed=1, layout=layout), family, damaged=True)

@@ -44,6 +44,7 @@ def ranks_of(layout: Layout) -> dict[str, tuple]:
         "experts": ("generate", FAMILIES_OF["experts"]),
         "bytes": ("generate_in_bytes",),
         "drafts": ("generate_with_drafts",),
+        "longrope": ("generate_longrope",),
         "fail": ("fail", "llama"),
         "fail cuda": ("fail", CUDA),
     }
@@ -89,6 +90,16 @@ def test_drafts_change_no_bit_of_any_type_of_weights():
     for wanted, found, again, drafted, accepted in first.values():
         assert found == wanted and again == wanted
         assert 20 < accepted <= drafted
+
+
+def test_prompts_beyond_longropes_old_context_with_every_type_of_weights_and_drafts():
+    first, second = ranks_of(TWO)["longrope"]
+    assert first == second
+    for plain, drafted, again, accepted in first.values():
+        assert plain == drafted == again and accepted > 20
+    for found, wanted in zip(first["float32"][0], ranks_fused.longrope_whole(), strict=True):
+        assert (found[0], found[2]) == (wanted[0], wanted[2])
+        np.testing.assert_allclose(found[1], wanted[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fail", "fail cuda"])

@@ -42,7 +42,7 @@ class CudaModel:
 
     def __init__(self, device: PaddleDevice, config: Any, settings: FusedSettings, *, group: Group = ALONE) -> None:
         sizes = share_sizes(config, group)
-        size, most = block_bytes(sizes, settings), config.longest_generated
+        size, most = block_bytes(sizes, settings), config.longest_answered(1)
         self.pool = BlockBudget.plan(settings, block_bytes=size, most=most)
         self._device, self._config, self._group = device, config, group
         self._most_decoding = padded_rows(settings.num_slots)

@@ -104,7 +104,9 @@ class FusedModel:
         return gather_logits(paddle.to_tensor(logits), self._group, vocab_size=self._config.vocab_size).numpy()
 
     def _sum(self, partial: np.ndarray) -> None:
-        """Replace ``partial`` by its sum over the group."""
+        """Replace ``partial`` by its sum over the group; empty: the pass ends within a prompt, and predicts nothing."""
+        if not partial.size:
+            return
         partial[:] = self._group.sum_(paddle.to_tensor(partial), "fused engine").numpy()
 
     def _pack(self, name: str, tensor: paddle.Tensor) -> None:

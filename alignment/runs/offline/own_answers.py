@@ -10,6 +10,7 @@ import numpy as np
 
 from alignment.data.encoded.store import Sample
 from alignment.data.encoded.supervised import IGNORE_INDEX
+from alignment.errors import ArgumentError
 from alignment.generation.engine import Engine, GenerationOptions
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.metrics import Metric
@@ -113,7 +114,12 @@ def open_own_answers(launch: Launch, model: Any, tokenizer: Tokenizer, rows: int
         temperature=parsed.loss.temperature,
         stop_token_ids=sequence_ends(model.config, tokenizer),
     )
-
+    if model.config.unanswerable(options.max_new_tokens, length):
+        raise ArgumentError(
+            f"lmbda={parsed.loss.lmbda}: the student's answers must not cross original_max_position_embeddings="
+            f"{model.config.angle_limit} of longrope; give max_length={model.config.angle_limit} or less (now "
+            f"{length}), or lmbda=0"
+        )
     at_once = parsed.training.per_device_eval_batch_size
     engine_rows = EngineRows(total=rows, at_once=at_once, usable=min(num_ids, model.config.vocab_size))
     return OwnAnswers(

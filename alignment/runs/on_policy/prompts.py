@@ -12,11 +12,11 @@ from alignment.data import PromptOnlyDataset, SupervisedDataset
 from alignment.data.encoded.store import count_tokens
 from alignment.data.encoded.tokenized import TokenizedDataset
 from alignment.data.loader import BatchLoader, ContinuousLoader
-from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.records import TokenBatch
 from alignment.runs.assembly import Horizon, divide_updates
 from alignment.runs.datasets import (
+    crossing_prompts,
     encode_options,
     open_dataset,
     register_user_datasets,
@@ -24,6 +24,7 @@ from alignment.runs.datasets import (
     split_for_evaluation,
 )
 from alignment.runs.launch import Launch
+from alignment.runs.on_policy.roles import Roles
 from alignment.telemetry.wording import counted
 from alignment.training.objectives import supervised_batch
 
@@ -96,12 +97,16 @@ class OnPolicyData:
     ptx_loader: BatchLoader | None
 
 
-def load_data(launch: Launch, tokenizer: Tokenizer, plan: RowPlan) -> OnPolicyData:
+def load_data(launch: Launch, roles: Roles, plan: RowPlan) -> OnPolicyData:
     """Read all datasets, report their ledgers and return the loaders."""
-    parsed, given = launch.parsed, launch.parsed.on_policy
+    parsed, given, tokenizer = launch.parsed, launch.parsed.on_policy, roles.tokenizer
     register_user_datasets(launch)
+    longest = parsed.data.max_length
     options = encode_options(
-        launch, max_prompt_length=longest_prompt(parsed), keeps_duplicates=not given.remove_same_inputs
+        launch,
+        max_prompt_length=longest_prompt(parsed),
+        unanswerable=crossing_prompts(roles.policy.config, parsed.generation.max_dec_len or longest, longest),
+        keeps_duplicates=not given.remove_same_inputs,
     )
     prompts: TokenizedDataset = open_dataset(launch, PromptOnlyDataset, given.train_datasets, tokenizer, options)
     evaluation = ptx = None

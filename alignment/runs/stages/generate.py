@@ -23,6 +23,7 @@ from alignment.models.folders.hub import load_causal_lm, resolve_model_folder, w
 from alignment.models.folders.sequence_ends import with_stop_tokens
 from alignment.parallel.initialise import select_device
 from alignment.records import Completion
+from alignment.runs.datasets import crossing_prompts
 from alignment.runs.frozen import frozen_model
 from alignment.runs.stages.generate_arguments import GenerateArguments
 from alignment.runs.stages.policy import Voice, open_engine
@@ -65,10 +66,11 @@ class Generation:
         load_dataset_modules(rows.dataset_modules, base)
         columns = {"input_key": rows.input_key, "label_key": rows.label_key}
         defaults = {"split": rows.split or "train", **{name: value for name, value in columns.items() if value}}
-        longest = self.longest_prompt
+        longest, answer = self.longest_prompt, self.parsed.answers.max_dec_len
         options = EncodeOptions(
             max_length=longest,
             max_prompt_length=longest,
+            unanswerable=crossing_prompts(self.voice.config, answer, longest + answer),
             on_overlong=rows.on_overlong,
             on_bad_row=rows.on_bad_row,
             template=template_name(self.voice.template_name),
@@ -82,7 +84,7 @@ class Generation:
     @property
     def longest_prompt(self) -> int:
         """Maximum tokens of a prompt."""
-        positions, answer = self.voice.config.longest_generated, self.parsed.answers.max_dec_len
+        positions, answer = self.voice.config.longest_sequence, self.parsed.answers.max_dec_len
         room = positions - answer
         if room < 2:
             raise ArgumentError(

@@ -73,9 +73,9 @@ def open_engine(
     from alignment.generation.kernel_choice import device_kernels
 
     kernels = device_kernels()
-    obstacle = kernels.obstacle(model.config)
+    longest = max_length or model.config.longest_sequence
+    obstacle = kernels.obstacle(model.config) or kernels.length_obstacle(model.config, longest)
     if obstacle is None:
-        longest = max_length or model.config.longest_generated
         settings = FusedSettings(
             num_slots=num_slots,
             kv_memory=kv_memory

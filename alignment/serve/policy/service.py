@@ -64,8 +64,12 @@ class PolicyService:
     @property
     def longest(self) -> int:
         """Maximum tokens of a prompt and its answer."""
-        positions = self.voice.config.longest_generated
+        positions = self.voice.config.longest_sequence
         return min(positions, self.settings.max_length or positions)
+
+    def longest_answered(self, prompt_tokens: int) -> int:
+        """Return the maximum tokens of a prompt of ``prompt_tokens`` tokens and its answer."""
+        return min(self.longest, self.voice.config.longest_answered(prompt_tokens))
 
     @property
     def is_loading(self) -> bool:

@@ -96,7 +96,7 @@ def read_chat(body: Body, service: PolicyService) -> Wanted:
         raise HttpError(400, f"top_logprobs={count} needs logprobs: true", param="top_logprobs")
     old = body.integer("max_tokens", None, low=1)
     limit = body.integer("max_completion_tokens", old, low=1)
-    limit = limit or max(1, service.longest - len(prompt.ids))
+    limit = limit or max(1, service.longest_answered(len(prompt.ids)) - len(prompt.ids))
     n, logprobs = body.integer("n", 1, low=1), count if wants else None
     return _finish(body, service, _Asked([prompt.text], [prompt.ids], n, limit, logprobs))
 
@@ -151,14 +151,16 @@ def _addresses(first: int, count: int) -> range:
 
 
 def _check_lengths(ids: list[list[int]], limit: int, service: PolicyService) -> None:
-    longest, most = max(map(len, ids)), service.longest
-    if longest + limit > most:
-        raise HttpError(
-            400,
-            f"the prompt has {longest} tokens and the answer may have {limit}; together at most {most}",
-            param="max_tokens",
-            code="context_length_exceeded",
-        )
+    for tokens in sorted(map(len, ids), reverse=True):
+        most = service.longest_answered(tokens)
+        if tokens + limit > most:
+            why = "" if most == service.longest else ", original_max_position_embeddings of longrope"
+            raise HttpError(
+                400,
+                f"the prompt has {tokens} tokens and the answer may have {limit}; together at most {most}{why}",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
 
 
 def _read_options(body: Body, limit: int, service: PolicyService) -> GenerationOptions:

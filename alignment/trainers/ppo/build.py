@@ -23,6 +23,6 @@ def train_from(launch: Launch, observe: Callable[[Experience], None] | None = No
     """Train from an open launch to the exported models."""
     roles = load_roles(launch)
     plan = RowPlan.of(launch.parsed, batch_ranks=launch.ranks_of("policy").layout.batch)
-    run = OnPolicyRun(launch, roles, load_data(launch, roles.tokenizer, plan), plan)
+    run = OnPolicyRun(launch, roles, load_data(launch, roles, plan), plan)
     if not launch.parsed.parallel.distributed_dry_run:
         run.train(observe)

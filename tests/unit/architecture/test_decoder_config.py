@@ -154,3 +154,14 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, content, message):
     with pytest.raises(ModelFolderError, match=message) as error:
         read_config(tmp_path)
     assert str(tmp_path / "config.json") in str(error.value)
+
+
+def test_answers_of_longrope_stay_on_their_side_of_the_old_context():
+    long = {"rope_type": "longrope", "short_factor": [1.0] * 2, "long_factor": [2.0] * 2}
+    config = read("phi3", rope_scaling=long, original_max_position_embeddings=12, max_position_embeddings=64)
+    assert [config.longest_answered(length) for length in (1, 12, 13)] == [12, 12, 64]
+    assert config.unanswerable(4, 64) == range(9, 13)
+    assert config.unanswerable(20, 64) == range(1, 13)
+    assert not config.unanswerable(4, 12)
+    plain = read(max_position_embeddings=64)
+    assert plain.longest_answered(1) == 64 and not plain.unanswerable(64, 64)

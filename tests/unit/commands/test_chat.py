@@ -40,6 +40,13 @@ SHAPE = dict(
 )
 
 
+LONGROPE = {
+    "model_type": "phi3",
+    "original_max_position_embeddings": 9,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4},
+}
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, repo_root):
     """A run's folder with a policy, and two reward models: with the policy's tokenizer and with another one."""
@@ -48,6 +55,9 @@ def folders(tmp_path_factory, repo_root):
     tokenizer, other = load_tokenizer(shipped), load_tokenizer(swap_two_words(shipped, root / "swapped"))
     (root / "config.json").write_text(json.dumps(SHAPE))
     save_model(root / "run" / "policy", random_causal_lm(root / "config.json", seed=1, tokenizer=tokenizer), tokenizer)
+    (root / "config.json").write_text(json.dumps({**SHAPE, **LONGROPE}))
+    save_model(root / "longrope", random_causal_lm(root / "config.json", seed=1, tokenizer=tokenizer), tokenizer)
+    (root / "config.json").write_text(json.dumps(SHAPE))
     for name, own in (("reward", tokenizer), ("other", other)):
         reward = random_score_model(root / "config.json", ScoreOptions(), seed=2, tokenizer=own)
         save_model(root / name, reward, own)
@@ -110,6 +120,14 @@ def test_text_that_the_tokenizer_does_not_know_is_told(ask):
     assert ask("--prompt", "pack rope").err == ""
     warning = "warning: 2 of the prompt's 6 tokens stand for text that the tokenizer does not know\n"
     assert ask("--prompt", "pack zebra lion").err == warning
+
+
+def test_an_answer_of_longrope_ends_at_the_old_context_unless_the_prompt_is_beyond_it(ask):
+    made = fused_engine.FusedEngine.generate
+    with mock.patch.object(fused_engine.FusedEngine, "generate", autospec=True, side_effect=made) as generate:
+        for text in ("pack apple", "pack " * 12):
+            assert ask("--prompt", text, folder="longrope").out.strip()
+    assert [call.args[2].max_total_tokens for call in generate.call_args_list] == [9, 40]
 
 
 def test_the_template_is_the_users_choice(ask):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -201,3 +203,18 @@ def test_with_byte_level_tokens_the_answer_is_exactly_the_answer(question, answe
 def test_the_end_token_is_no_content_and_everything_else_is(tokenizer):
     encoder = Encoder(tokenizer, "pku")
     assert [encoder.count_content(ids) for ids in ([5, 6, EOS], [5, 6], [EOS], [])] == [2, 2, 0, 0]
+
+
+@pytest.mark.parametrize(("side", "kept"), [("drop", None), ("left", [7, 8]), ("right", [5, 6])])
+def test_a_prompt_that_no_engine_answers_is_too_long_and_a_longer_one_is_not(side, kept):
+    options = EncodeOptions(max_length=9, on_overlong=side, unanswerable=range(3, 5))
+    fitted = fit_lengths([5, 6, 7, 8], [], options, place="p")
+    assert (None if fitted is None else fitted.prompt) == kept
+    assert fit_lengths([5, 6, 7, 8, 9], [], options, place="p").prompt == [5, 6, 7, 8, 9]
+    assert fit_lengths([5, 6], [], replace(options, unanswerable=range(1, 5)), place="p") is None
+
+
+def test_a_prompt_that_no_engine_answers_is_an_error_that_says_why():
+    options = EncodeOptions(max_length=9, on_overlong="error", unanswerable=range(3, 5))
+    with pytest.raises(DataError, match="row 3: 4 prompt tokens .* cross original_max_position_embeddings of longrope"):
+        fit_lengths([5, 6, 7, 8], [], options, place="dataset 'x', row 3")

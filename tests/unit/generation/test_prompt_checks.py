@@ -9,7 +9,7 @@ from alignment.errors import UserError
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.prompt_checks import check_prompts
 
-MODEL = SimpleNamespace(vocab_size=10, longest_sequence=8, longest_generated=8)
+MODEL = SimpleNamespace(vocab_size=10, longest_sequence=8, angle_limit=None)
 RIGHT = np.array([1, 9, 0, 2])
 
 
@@ -38,7 +38,7 @@ def test_a_wrong_prompt_is_named(prompt, options, said):
 
 
 def test_an_answer_may_not_cross_the_context_of_the_short_angles():
-    model = SimpleNamespace(vocab_size=10, longest_sequence=12, longest_generated=6)
+    model = SimpleNamespace(vocab_size=10, longest_sequence=12, angle_limit=6)
     options = GenerationOptions(max_new_tokens=4)
     check_prompts([RIGHT[:2], np.array([3] * 8)], options, model)
     with pytest.raises(UserError, match="prompt 1 has 4 tokens and its answer may have 4; together at most 6"):

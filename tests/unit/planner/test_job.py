@@ -11,6 +11,7 @@ import pytest
 from alignment.architecture.layout import Layout
 from alignment.errors import ArgumentError
 from alignment.planner.memory import StageMemory
+from alignment.planner.models import place_models
 from alignment.planner.on_policy_job import read_job
 from alignment.planner.reading import read_shape
 from alignment.runs.on_policy.prompts import RowPlan
@@ -99,6 +100,8 @@ def test_responses_share_a_prompt(parse):
     assert job.saved_tokens("policy", 6) == 4 * 24
     part = read_job(parse(**given | {"per_device_train_batch_size": 8}), device="cpu")
     assert part.saved_tokens("policy", 8, trains=True) == 0 and part.saved_tokens("policy", 8) == 6 * 24
+    critic = place_models(part, Layout(), 0)["critic"]
+    assert (critic.one_pass(8).saved, critic.one_pass(8, learns=True).saved) == (6 * 24, 0)  # values, an update
     for changes in ({"share_prefixes": "false"}, {"use_native_ops": "false"}, {"max_dec_len": 60}):
         assert read_job(parse(**given | changes), device="cpu").saved_tokens("policy", 16) == 0
 

@@ -13,7 +13,7 @@ from alignment.parallel.comms.group import ALONE
 from alignment.records import Completion
 from alignment.rollout.team_engine import TeamEngine
 
-CONFIG = SimpleNamespace(vocab_size=50, longest_sequence=20, longest_generated=20)
+CONFIG = SimpleNamespace(vocab_size=50, longest_sequence=20, angle_limit=None)
 OPTIONS = GenerationOptions(max_new_tokens=3)
 
 

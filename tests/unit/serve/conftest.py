@@ -25,12 +25,24 @@ SHAPE = dict(
 )
 
 
+LONGROPE = {
+    "model_type": "phi3",
+    "original_max_position_embeddings": 24,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4},
+}
+
+
 @pytest.fixture(scope="package")
 def folders(tmp_path_factory, repo_root):
-    """Three policies, two of one shape, one of another; a reward model."""
+    """Four policies, two of one shape; a reward model."""
     root = tmp_path_factory.mktemp("served")
     tokenizer = load_tokenizer(repo_root / "alignment" / "data" / "shipped" / "packing" / "tokenizer")
-    for name, seed, changes in (("one", 1, {}), ("two", 2, {}), ("wide", 3, {"intermediate_size": 32})):
+    for name, seed, changes in (
+        ("one", 1, {}),
+        ("two", 2, {}),
+        ("wide", 3, {"intermediate_size": 32}),
+        ("longrope", 5, LONGROPE),
+    ):
         (root / "config.json").write_text(json.dumps({**SHAPE, **changes}))
         model = random_causal_lm(root / "config.json", seed=seed, tokenizer=tokenizer)
         save_model(root / name, model, tokenizer)

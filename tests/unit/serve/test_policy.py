@@ -330,3 +330,20 @@ def test_the_eager_engine_serves_what_the_kernels_cannot(folders, monkeypatch, t
         text = "".join(event["choices"][0]["text"] for event in events(complete(client, stream=True)))
         assert text == wanted[0]["text"]
         refused(complete(client, logprobs=1), 400, "likeliest")
+
+
+def test_longrope_answers_prompts_on_both_sides_of_its_old_context(folders):
+    short, crossing, long = list(range(4, 16)), list(range(4, 20)), list(range(3, 22)) + list(range(3, 22))
+    with policy_server(folders / "longrope") as (client, service, _):
+        prompts = {"prompt": [short, long], "return_token_ids": True}
+        found = [choice["token_ids"] for choice in complete(client, **prompts).json()["choices"]]
+        wanted = offline(folders / "longrope", service, [short, long], seed=5)
+        assert found == [answer.token_ids.tolist() for answer in wanted]
+        for prompt in (crossing, [crossing, long]):
+            refused(complete(client, prompt=prompt), 400, "has 16 tokens", "at most 24, original_max_position_emb")
+        refused(complete(client, prompt=long, max_tokens=30), 400, "has 38 tokens", "together at most 64")
+        wordy = {"role": "user", "content": " ".join([PROMPT] * 8)}
+        for messages, longest in (([{"role": "user", "content": PROMPT}], 24), ([wordy], 64)):
+            usage = chat(client, messages=messages, max_tokens=None, min_tokens=1).json()["usage"]
+            assert usage["total_tokens"] <= longest
+        assert usage["prompt_tokens"] > 24

@@ -16,9 +16,10 @@ from alignment.data import PromptOnlyDataset
 from alignment.data.encode import EncodeOptions
 from alignment.errors import ArgumentError, DataError, ProcessError, UserError
 from alignment.generation.engine import GenerationOptions
-from alignment.models.folders.hub import load_causal_lm
+from alignment.models.folders.hub import load_causal_lm, random_causal_lm
+from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
-from alignment.parity.subjects import make_models
+from alignment.parity.subjects import SMALL_MODEL, make_models
 from alignment.runs.stages import generate as stages_generate
 from alignment.runs.stages import workers
 from alignment.runs.stages.generate import Generation
@@ -252,3 +253,23 @@ def test_bad_arguments(written, changes, message):
     with pytest.raises(ArgumentError) as error:
         run(written, **changes)
     assert message in str(error.value)
+
+
+def test_prompts_on_both_sides_of_longropes_old_context_are_answered(written, models, tmp_path, caplog):
+    """Prompts of 5, 8 and 13 tokens; an answer of 6 to the second would cross 12."""
+    scaling = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    own = {"model_type": "phi3", "original_max_position_embeddings": 12, "rope_scaling": scaling}
+    tokenizer = load_tokenizer(models / "actor")
+    (tmp_path / "config.json").write_text(json.dumps({**SMALL_MODEL, **own, "vocab_size": len(tokenizer)}))
+    model = random_causal_lm(tmp_path / "config.json", seed=1, tokenizer=tokenizer)
+    save_model(tmp_path / "actor", model, tokenizer)
+    words = ("lamp", "lamp tent boots coat", "lamp tent boots coat rope knife apple bread map")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"pack {text}"}) + "\n" for text in words))
+    long = {"model_name_or_path": str(tmp_path / "actor"), "max_new_tokens": 6, "min_dec_len": 6, "K": 1}
+    found = rows(run(written, **long))
+    assert [row["prompt"] for row in found] == [f"pack {words[0]}", f"pack {words[2]}"]
+    assert [row["num_tokens"] for row in found] == [[6], [6]]
+    assert "prompts of 7 to 12 tokens count as too long (on_overlong)" in caplog.text
+    with pytest.raises(DataError, match="cross original_max_position_embeddings"):
+        run(written, **long, on_overlong="error", output_file=str(tmp_path / "none.jsonl"))
