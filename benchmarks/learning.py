@@ -24,7 +24,8 @@ sys.path.insert(1, str(ROOT))
 
 from learning_arms import OURS, PEER, settings_of  # noqa: E402
 from learning_prepare import REWARD_SEED, prepare  # noqa: E402
-from learning_report import START, read_runs, write_results  # noqa: E402
+from learning_report import write_results  # noqa: E402
+from learning_runs import START, read_runs  # noqa: E402
 from learning_tasks import TASKS  # noqa: E402
 from learning_work import POINTS, SETTINGS, read_points, write_points  # noqa: E402
 
@@ -100,7 +101,7 @@ def run(arm: str, folders: list[Path], options: argparse.Namespace) -> None:
 
 def judge(folders: list[Path]) -> None:
     """Add true scores to the points that have none."""
-    waiting = [str(folder) for folder in folders if not all("greedy" in point for point in read_points(folder))]
+    waiting = [str(folder) for folder in folders if not all("greedy_reward" in point for point in read_points(folder))]
     if waiting:
         command = [sys.executable, str(HERE / "learning_ours.py"), "judge", *waiting]
         subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL)

@@ -21,6 +21,8 @@ from alignment.device.host import prepare_host  # noqa: E402
 
 HOST = prepare_host()
 
+import numpy as np  # noqa: E402
+from learning_arms import reward_of  # noqa: E402
 from learning_tasks import TASKS  # noqa: E402
 from learning_work import Curve, read_points, read_settings, write_points  # noqa: E402
 
@@ -29,12 +31,16 @@ from alignment.data.encode import EncodeOptions  # noqa: E402
 from alignment.generation.eager.eager_engine import EagerEngine  # noqa: E402
 from alignment.generation.engine import GenerationOptions  # noqa: E402
 from alignment.loops.evaluation import Evaluation  # noqa: E402
-from alignment.models.folders.hub import load_causal_lm  # noqa: E402
+from alignment.models.folders.hub import load_causal_lm, load_score_model  # noqa: E402
 from alignment.models.folders.saving import save_model  # noqa: E402
 from alignment.models.folders.sequence_ends import sequence_ends  # noqa: E402
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer  # noqa: E402
+from alignment.parallel.build_runner import build_runner  # noqa: E402
+from alignment.parallel.runner import ModelRunner  # noqa: E402
+from alignment.parallel.topology import Topology  # noqa: E402
 from alignment.records import Experience  # noqa: E402
 from alignment.rollout.collector import Collector  # noqa: E402
+from alignment.rollout.forward import measure_scores  # noqa: E402
 from alignment.runs.launch import Launch, open_launch  # noqa: E402
 from alignment.runs.offline.train import build_run, open_rows  # noqa: E402
 from alignment.runs.on_policy.prompts import RowPlan, load_data  # noqa: E402
@@ -111,8 +117,20 @@ def read_prompts(data: Path) -> tuple[Tokenizer, list[dict[str, Any]]]:
     return tokenizer, [prompts[i] for i in range(len(prompts))]
 
 
-def judge(task: str, data: Path, policy: Path) -> dict[str, float]:
-    """Return the mean true score of ``policy`` on the held-out prompts, sampled at temperature 1 and greedy."""
+@cache
+def read_reward(folder: Path) -> ModelRunner:
+    """Return the reward model that training uses."""
+    model = load_score_model(folder)
+    model.eval()
+    return build_runner(model, Topology(device="cpu"))
+
+
+def judge(task: str, data: Path, policy: Path) -> dict[str, Any]:
+    """Return the mean true score of ``policy`` on the held-out prompts, sampled at temperature 1 and greedy.
+
+    ``..._rows`` are the means by prompt, for the errors of changes between policies; ``..._reward`` is what the reward
+    model pays for the same answers.
+    """
     tokenizer, prompts = read_prompts(data)
     model = load_causal_lm(policy)
     engine = EagerEngine(model, usable_vocab_size=len(tokenizer))
@@ -125,13 +143,17 @@ def judge(task: str, data: Path, policy: Path) -> dict[str, float]:
         answers = [tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
         scores = [TASKS[task].score(p, a) for p, a in zip(rollout.inputs, answers, strict=True)]
         found[name] = sum(scores) / len(scores)
+        found[f"{name}_rows"] = np.reshape(scores, (-1, samples)).mean(axis=1).round(6).tolist()
+        rows = [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
+        rewards = measure_scores(read_reward(reward_of(task, data)), rows, rows_per_batch=1024)
+        found[f"{name}_reward"] = float(rewards.mean())
     return found
 
 
 def judge_run(folder: Path) -> None:
     """Add the true scores to the points of a run."""
     settings, points = read_settings(folder), read_points(folder)
-    for point in (point for point in points if "greedy" not in point):
+    for point in (point for point in points if "greedy_reward" not in point):
         point |= judge(settings["task"], Path(settings["data"]), Path(point["policy"]))
     write_points(folder, points)
 

@@ -7,75 +7,16 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, NamedTuple
 
 import numpy as np
-from learning_work import POINTS, SETTINGS
+from learning_alarms import alarms
+from learning_runs import Run, shown_point
 from ppo_step_report import commit, cpu_name
 
-START = "start"
-"""The arm without training."""
 PEERS = ("trl ppo", "trl grpo")
 TARGET = 1 / 8
 """Share of TRL's CPU seconds in which ``recommended`` should reach TRL's final score."""
-FALL = 0.1
-"""A run hacked if its true score ended below its start or this much below its best (``reward_hacking.py``)."""
 COLORS = {"ppo": "tab:blue", "grpo": "tab:orange", "rloo": "tab:green", "dpo": "tab:red"}
-
-
-class Run(NamedTuple):
-    """A judged run; its first point is the supervised policy."""
-
-    arm: str
-    task: str
-    seed: int
-    points: list[dict[str, Any]]
-    told: dict[str, int]
-    """Kinds of signs that the alarm told, with the update."""
-
-    @property
-    def scores(self) -> list[float]:
-        """The sampled true scores."""
-        return [point["score"] for point in self.points]
-
-    @property
-    def hacked(self) -> bool:
-        """Whether the true score fell."""
-        return self.scores[-1] < self.scores[0] or self.scores[-1] < max(self.scores) - FALL
-
-    def cost_of(self, score: float, what: str) -> float | None:
-        """Return where the curve first reaches ``score``, between points on a straight line; None: nowhere."""
-        for before, after in zip(self.points, self.points[1:], strict=False):
-            if after["score"] >= score:
-                share = (score - before["score"]) / (after["score"] - before["score"])
-                return before[what] + max(0.0, share) * (after[what] - before[what])
-        return None
-
-
-def read_runs(work: Path) -> list[Run]:
-    """Return the judged runs below ``work``."""
-    starts, runs = {}, []
-    for file in sorted(work.glob(f"*/runs/*/{POINTS}")):
-        settings = json.loads((file.parent / SETTINGS).read_text(encoding="utf-8"))
-        points = json.loads(file.read_text(encoding="utf-8"))
-        if not all("greedy" in point for point in points):
-            continue
-        case = (settings["task"], settings["seed"])
-        if settings["arm"] == START:
-            starts[case] = {**points[0], "cpu": 0.0, "tokens": 0}
-        else:
-            runs.append(Run(settings["arm"], *case, points, read_alarm(file.parent / "run")))
-    complete = [run for run in runs if (run.task, run.seed) in starts]
-    return [
-        run._replace(points=[starts[run.task, run.seed], *(p for p in run.points if p["update"])]) for run in complete
-    ]
-
-
-def read_alarm(folder: Path) -> dict[str, int]:
-    """Return what the alarm of a run told."""
-    file = folder / "hacking.json"
-    findings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    return {finding["kind"]: finding["step"] for finding in findings}
 
 
 def write_results(runs: Sequence[Run], folder: Path) -> Path:
@@ -85,7 +26,7 @@ def write_results(runs: Sequence[Run], folder: Path) -> Path:
     lines += [*finals(runs), "", *costs(runs), "", *summary(runs), "", *alarms(runs), ""]
     lines += [f"![curves]({path.stem}.svg)", ""]
     path.write_text("\n".join(lines), encoding="utf-8")
-    kept = [run._replace(points=[{k: v for k, v in p.items() if k != "policy"} for p in run.points]) for run in runs]
+    kept = [run._replace(points=[shown_point(point) for point in run.points]) for run in runs]
     rows = [run._asdict() for run in kept]
     path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     draw(runs, path.with_suffix(".svg"))
@@ -164,25 +105,6 @@ def share(run: Run, peer: Run | None, what: str) -> str:
     """Return the cost of the peer's final score as a share of the peer's."""
     cost = None if peer is None else run.cost_of(peer.scores[-1], what)
     return "-" if cost is None else f"{cost / peer.points[-1][what]:.2f}"
-
-
-def alarms(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield how the alarm judged, with the true score as second judge, over the on-policy runs of this package."""
-    watched = [run for run in runs if not run.arm.startswith("trl") and run.arm != "dpo"]
-    hacked, honest = ([run for run in watched if run.hacked == is_hacked] for is_hacked in (True, False))
-    hits, false = (sum(bool(run.told) for run in some) for some in (hacked, honest))
-    yield f"Alarm: {hits} of {len(hacked)} hacked runs told, {false} false alarms in {len(honest)} others. A run hacked"
-    yield f"if its true score ended below its start or {FALL} below its best."
-    yield ""
-    yield "| run | true score: start, best, end | greedy: start, end | hacked | told (update) |"
-    yield "|---|---|---|---|---|"
-    for run in watched:
-        if run.hacked or run.told:
-            told = ", ".join(f"{kind} {step}" for kind, step in run.told.items()) or "-"
-            scores = f"{run.scores[0]:.3f}, {max(run.scores):.3f}, {run.scores[-1]:.3f}"
-            greedy = f"{run.points[0]['greedy']:.3f}, {run.points[-1]['greedy']:.3f}"
-            name = f"{run.task}, {run.arm}, seed {run.seed}"
-            yield f"| {name} | {scores} | {greedy} | {'yes' if run.hacked else 'no'} | {told} |"
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
