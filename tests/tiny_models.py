@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import paddle
 
 from alignment.architecture.adapter import Adapter, choose_modules
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import FAMILIES
 from alignment.models.adapters.attach import attach_adapter
 from alignment.models.adapters.folder import save_adapter, trained_weights
 from alignment.models.decoder.decoder import CausalLM
@@ -32,7 +34,14 @@ TINY = {
 
 def tiny_config(**changes: Any) -> DecoderConfig:
     """Return the configuration, with other values for some keys (None: as if the key were missing)."""
-    return DecoderConfig.from_dict({key: value for key, value in {**TINY, **changes}.items() if value is not None})
+    given = in_own_names({**TINY, **changes})
+    return DecoderConfig.from_dict({key: value for key, value in given.items() if value is not None})
+
+
+def in_own_names(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keys of a config.json given under Llama's names under those of its ``model_type``."""
+    own = FAMILIES[keys["model_type"]].keys
+    return {name if own.get(name) in keys else own.get(name, name): value for name, value in keys.items()}
 
 
 def tiny_causal(*, seed: int = 0, std: float = 0.3, dtype: str = "float32", **changes: Any) -> CausalLM:

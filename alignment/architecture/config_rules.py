@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from alignment.architecture.family import FLAGS, Family
@@ -22,29 +22,14 @@ CAPS: Mapping[str, str] = MappingProxyType(
 """The fields of DecoderConfig by their keys."""
 OPPOSITE = "not "
 """Before a key in ``Family.flags``: the flag is its opposite."""
-COMMON_DEFAULTS: dict[str, Any] = {
-    "embedding_size": None,
-    "rms_norm_eps": 1e-6,
-    "initializer_range": 0.02,
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "hidden_act": "silu",
-    "sliding_window": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-"""Defaults of configuration classes for keys missing in config.json; families add theirs. There is no default EOS id:
-id 2 is an ordinary token of many tokenizers, and the tokenizer states its own.
-"""
 
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_size(value: Any, largest: int = LARGEST_SIZE) -> bool:
+def is_size(value: Any, largest: int = LARGEST_SIZE) -> bool:
+    """Tell whether a JSON value is an integer from 1 to ``largest``."""
     return _is_integer(value) and 1 <= value <= largest
 
 
@@ -57,6 +42,10 @@ def are_ids(value: Any) -> bool:
     return all(map(_is_integer, value)) if isinstance(value, (list, tuple)) else _is_integer(value)
 
 
+def _is_from_0(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
 def _is_above_0(value: Any) -> bool:
     return is_number(value) and value > 0
 
@@ -65,43 +54,86 @@ def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or fits(value)
 
 
+def _are_kinds(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(kind in _LAYER_KINDS for kind in value)
+
+
+_LAYER_KINDS = ("full_attention", "sliding_attention")
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    ((*WIDTHS, "max_position_embeddings"), _is_size, "a positive integer"),
-    (("num_hidden_layers",), partial(_is_size, largest=MOST_LAYERS), f"an integer from 1 to {MOST_LAYERS}"),
-    (("num_key_value_heads", "sliding_window", "embedding_size"), _or_null(_is_size), "a positive integer or null"),
-    (("head_dim",), _or_null(partial(_is_size, largest=WIDEST_HEAD)), f"an integer from 1 to {WIDEST_HEAD} or null"),
+    ((*WIDTHS, "max_position_embeddings"), is_size, "a positive integer"),
+    (("num_hidden_layers",), partial(is_size, largest=MOST_LAYERS), f"an integer from 1 to {MOST_LAYERS}"),
+    (("num_key_value_heads", "sliding_window", "embedding_size"), _or_null(is_size), "a positive integer or null"),
+    (("head_dim",), _or_null(partial(is_size, largest=WIDEST_HEAD)), f"an integer from 1 to {WIDEST_HEAD} or null"),
+    (("max_window_layers",), _is_integer, "an integer"),
     (("bos_token_id", "pad_token_id"), _or_null(_is_integer), "an integer or null"),
     (("eos_token_id",), _or_null(are_ids), "an integer, a list of integers or null"),
-    (("rms_norm_eps", "initializer_range"), is_number, "a number"),
+    (("rms_norm_eps", "initializer_range"), _is_from_0, "a number from 0"),
     (("rope_theta",), _or_null(is_number), "a number or null"),
-    ((*CAPS, "query_pre_attn_scalar", "rope_local_base_freq"), _or_null(_is_above_0), "a number above 0 or null"),
-    (
-        ("rope_scaling", "rope_parameters", TEMPLATE_KEY),
-        _or_null(_is_object),
-        "an object or null",
-    ),
+    (("query_pre_attn_scalar", "rope_local_base_freq"), _is_above_0, "a number above 0"),
+    (tuple(CAPS), _or_null(_is_above_0), "a number above 0 or null"),
+    (("rope_scaling", "rope_parameters", TEMPLATE_KEY, COMPARISON_KEY), _or_null(_is_object), "an object or null"),
 )
 """(keys, check of their values, description of the allowed values)."""
+_NEEDED = (*SIZES, "max_position_embeddings", "rms_norm_eps", "initializer_range")
+"""The keys that every family needs; others need those for which they have a default."""
+_FIXED: Mapping[str, tuple[Any, ...]] = MappingProxyType({"is_causal": (True,), "per_layer_config": (None, {})})
+"""``Family.fixed`` of every family."""
 
 
-def check(given: Mapping[str, Any], family: Family, place: str) -> None:
-    """Raise one ModelFolderError with every bad value and everything that the decoder does not support."""
-    problems = [
-        f"{family.key(name)} must be {wanted}, found {given.get(name)!r}"
-        for names, fits, wanted in _RULES
-        for name in names
-        if not fits(given.get(name))
+def check_given(given: Mapping[str, Any], family: Family, place: str) -> None:
+    """Raise one ModelFolderError with every value that has a wrong type or that the decoder does not support.
+
+    A key that is missing or null may still follow from others; see ``check``.
+    """
+    problems = _broken_rules(_said(given), family)
+    problems += [
+        f"{name} must be true or false, found {given[name]!r}"
+        for name in _switches(given, family)
+        if not isinstance(given[name], (bool, NoneType))
     ]
-    if given["hidden_act"] not in family.activations:
+    kinds = given.get("layer_types")
+    if family.window != "never" and kinds is not None and not _are_kinds(kinds):
+        problems.append(f"layer_types must be a list of {' and '.join(_LAYER_KINDS)}, found {kinds!r}")
+    if not isinstance(given["hidden_act"], str) or given["hidden_act"] not in family.activations:
         known = ", ".join(map(repr, family.activations))
         problems.append(f"{family.key('hidden_act')} {given['hidden_act']!r} is not supported (only {known})")
     problems += [
         f"{name}={given[name]!r} is not supported (allowed: {', '.join(map(repr, allowed))})"
-        for name, allowed in family.fixed.items()
+        for name, allowed in {**_FIXED, **family.fixed}.items()
         if name in given and given[name] not in allowed
     ]
     if given.get("quantization_config"):
         problems.append("quantization_config: quantized weights are not supported, use an unquantized folder")
+    _refuse(problems, place)
+
+
+def check(given: Mapping[str, Any], family: Family, place: str) -> None:
+    """Raise one ModelFolderError with every value that is missing or follows from others and is bad."""
+    needed = {key: given.get(key) for key in (*_NEEDED, *family.defaults)}
+    _refuse(_broken_rules({**_said(given), **needed}, family), place)
+
+
+def _said(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _broken_rules(given: Mapping[str, Any], family: Family) -> list[str]:
+    return [
+        f"{family.key(name)} must be {wanted}, found {given[name]!r}"
+        for names, fits, wanted in _RULES
+        for name in names
+        if name in given and not fits(given[name])
+    ]
+
+
+def _switches(given: Mapping[str, Any], family: Family) -> list[str]:
+    """Return the keys of ``given`` that are true or false: those of flags, and those whose default is."""
+    known = {says.removeprefix(OPPOSITE) for says in family.flags.values() if isinstance(says, str)}
+    known |= {"tie_word_embeddings"} | {key for key, value in family.defaults.items() if isinstance(value, bool)}
+    return [key for key in given if key in known]
+
+
+def _refuse(problems: list[str], place: str) -> None:
     if problems:
         raise ModelFolderError(f"{place}: {'; '.join(problems)}")
 
@@ -134,33 +166,30 @@ def read_window(given: Mapping[str, Any], family: Family, longest: int, place: s
     A window of at least ``longest`` tokens that was asked for counts as none.
     """
     window, count = given["sliding_window"], given["num_hidden_layers"]
-    if family.window == "by layer" and window is None:
-        raise ModelFolderError(f"{place}: sliding_window null is not supported (only a positive integer)")
-    is_used = family.window != "never" and (family.window != "asked" or given.get("use_sliding_window"))
-    if window is None or not is_used:
+    if window is None and family.window != "by layer":
         return {}
     full = _full_layers(given, family, place)
-    if len(full) == count or (window >= longest and family.window == "asked"):
-        return {}
+    if window is None and len(full) < count:
+        raise ModelFolderError(f"{place}: sliding_window null is not supported (only a positive integer)")
     if full and family.window == "always":
         raise ModelFolderError(
-            f"{place}: a sliding window of {window} in {count - len(full)} of {count} layers is not supported for "
-            f"{family.name} (all layers or none; see layer_types)"
+            f"{place}: full_attention in layer_types and sliding_window {window} are not supported together for "
+            f"{family.name}, whose layers all have the window in transformers. If none should, write sliding_window "
+            "null"
         )
+    if len(full) == count or (window >= longest and family.window == "asked"):
+        return {}
     return {"sliding_window": window, "full_layers": full}
 
 
 def _full_layers(given: Mapping[str, Any], family: Family, place: str) -> tuple[int, ...]:
     """Return the layers without a window: by ``layer_types``, else none or those before ``max_window_layers``."""
     kinds, count = given.get("layer_types"), given["num_hidden_layers"]
-    if kinds:
-        if len(kinds) != count or not set(kinds) <= {"full_attention", "sliding_attention"}:
-            raise ModelFolderError(
-                f"{place}: layer_types {kinds!r} is not supported (allowed: full_attention or sliding_attention for "
-                f"each of {count} layers)"
-            )
-        return tuple(number for number, kind in enumerate(kinds) if kind == "full_attention")
-    return tuple(range(min(count, given.get("max_window_layers", 28)))) if family.window == "asked" else ()
+    if kinds is None:
+        return tuple(range(min(count, given["max_window_layers"]))) if family.window == "asked" else ()
+    if len(kinds) != count:
+        raise ModelFolderError(f"{place}: layer_types must have one kind for each of {count} layers, found {kinds!r}")
+    return tuple(number for number, kind in enumerate(kinds) if kind == "full_attention")
 
 
 def read_attention(given: Mapping[str, Any], family: Family) -> dict[str, Any]:
@@ -176,9 +205,6 @@ def read_attention(given: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 def read_flags(given: Mapping[str, Any], family: Family) -> dict[str, bool]:
     """Return which projections have a bias, whether heads are normalised, and whether the embedding is tied."""
-    # InternLM calls it ``bias``; in a score model of safe-rlhf, ``bias`` is that of its head.
-    bias = given["attention_bias"] or ("score_type" not in given and given.get("bias"))
-    given = {**given, "attention_bias": bias}
     asked = {name: family.flags.get(name, False) for name in FLAGS}
     flags = {name: _flag(given, says) for name, says in asked.items()}
     return {**flags, "tie_word_embeddings": bool(given["tie_word_embeddings"])}

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from alignment.architecture.config_keys import complete_keys
 from alignment.architecture.config_rules import (
     CAPS,
-    COMMON_DEFAULTS,
     COMPARISON_KEY,
     OPPOSITE,
     SIZES,
     TEMPLATE_KEY,
-    check,
     read_attention,
     read_flags,
     read_heads,
@@ -199,13 +198,7 @@ class DecoderConfig:
                 f"{place}: model_type {model_type!r} is not supported (families: {', '.join(FAMILIES)})"
             )
         family = FAMILIES[model_type]
-        known = {name: raw[key] for name, key in family.keys.items() if key in raw}
-        given = {**COMMON_DEFAULTS, **family.defaults, **raw, **known, "model_type": family.name}
-        given |= dict.fromkeys(family.absent)
-        given = family.complete(given)
-        if given["sliding_window"] == 0 and not given.get("use_sliding_window"):
-            given["sliding_window"] = None  # how transformers 5 writes that Qwen2-MoE has none
-        check(given, family, place)
+        given = complete_keys(raw, family, place)
         eos, rope = given["eos_token_id"], read_rope(given, place, partial=family.partial_rotary_factor)
         longest = longest_row(given["max_position_embeddings"], rope["rope_scaling"])
         config = cls(
@@ -329,7 +322,7 @@ class DecoderConfig:
                 kept[key] = getattr(self, flag) != says.startswith(OPPOSITE)
         if "embedding_size" in family.keys:
             kept[family.key("embedding_size")] = self.head_width
-        if self.partial_rotary_factor != 1.0 or family.partial_rotary_factor != 1.0:
+        if family.partial_rotary_factor is not None:
             kept[family.key("partial_rotary_factor")] = self.partial_rotary_factor
         kept["rope_scaling"] = None if self.rope_scaling is None else dict(self.rope_scaling)
         kept["sliding_window"] = self.sliding_window

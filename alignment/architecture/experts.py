@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.architecture.family import ExpertKeys
+from alignment.architecture.rope_settings import is_number
 from alignment.errors import ModelFolderError
 
 _TOP_K, _COEFFICIENT, _NOISE = "num_experts_per_tok", "router_aux_loss_coef", "router_jitter_noise"
@@ -94,12 +95,12 @@ def _other_problems(given: Mapping[str, Any], keys: ExpertKeys) -> list[str]:
     if not isinstance(dense, (list, tuple)) or not all(map(_is_integer, dense)):
         problems.append(f"{_DENSE} must be a list of layer numbers, found {dense!r}")
     coefficient = given.get(_COEFFICIENT, 0.0)
-    if isinstance(coefficient, bool) or not isinstance(coefficient, (int, float)) or coefficient < 0:
+    if not is_number(coefficient) or coefficient < 0:
         problems.append(f"{_COEFFICIENT} must be a number from 0, found {coefficient!r}")
     if keys.has_dense_layers and given.get("use_sliding_window"):
         problems.append("use_sliding_window is not supported in a model with experts (only false)")
     if given.get(_NOISE):
-        problems.append(f"{_NOISE} {given[_NOISE]!r} is not supported (only 0)")
+        problems.append(f"{_NOISE} {given[_NOISE]!r} is not supported (only 0; it is noise of training, write 0)")
     return problems
 
 

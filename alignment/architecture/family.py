@@ -190,16 +190,21 @@ class Family:
     """Keys that the family does not have: they are neither read nor written."""
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Keys of config.json that change what the model computes, with the values that are supported."""
+    also_llama: tuple[str, ...] = ()
+    """Keys that have a name of the family's in ``keys`` and may be given under Llama's as well."""
     complete: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    """Returns the keys of a config.json (Llama's) with those that follow from others."""
+    """Returns the keys of a config.json (Llama's, of the right types) with those that follow from others.
+
+    Its ModelFolderError need not name the place.
+    """
     experts: ExpertKeys | None = None
     """None: a feed-forward block is one network."""
     files: Files | Callable[[Any], Files] | None = None
     """None: as Llama's; a function of a DecoderConfig if its keys decide."""
     rotates_neighbours: bool = False
     """Whether numbers 2i and 2i + 1 of a head are rotated together, not those of its halves."""
-    partial_rotary_factor: float = 1.0
-    """The share of a head that is rotated, if config.json does not say it."""
+    partial_rotary_factor: float | None = None
+    """The share of a head that is rotated, if config.json does not say it; None: the whole head always."""
     paddlenlp: PaddleNLP | None = None
     """None: PaddleNLP has no such model."""
 

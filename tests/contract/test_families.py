@@ -87,7 +87,8 @@ def raw_config(family, variant):
     raw = {**SIZES, "model_type": family, **VARIANTS[variant]}
     raw |= {key: allowed[0] for key, allowed in FAMILIES[family].fixed.items() if key in raw}
     raw |= {"sliding_window": 6} if FAMILIES[family].window == "by layer" else {}
-    raw |= {"head_dim": 8, "partial_rotary_factor": 0.5} if FAMILIES[family].partial_rotary_factor < 1 else {}
+    raw |= {"head_dim": 8, "partial_rotary_factor": 0.5} if (FAMILIES[family].partial_rotary_factor or 1) < 1 else {}
+    raw = {name: value for name, value in raw.items() if name not in FAMILIES[family].absent}
     raw = {FAMILIES[family].key(name): value for name, value in raw.items()} | asked
     if FAMILIES[family].experts is not None:
         asked_windows = {"use_sliding_window": False} if FAMILIES[family].window == "never" else {}

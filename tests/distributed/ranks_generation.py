@@ -18,6 +18,7 @@ from alignment.generation.engine_placement import WHOLE_MODEL, EnginePlacement
 from alignment.models.decoder.placement import Placement
 from alignment.parallel.initialise import initialise
 from alignment.rollout.team_engine import TeamEngine
+from tests.tiny_models import in_own_names
 
 SHAPE = dict(
     vocab_size=41,
@@ -64,7 +65,7 @@ def options_of(family: str) -> dict[str, GenerationOptions]:
 
 
 def config_of(family: str) -> DecoderConfig:
-    return DecoderConfig.from_dict({**SHAPE, **FAMILIES[family]})
+    return DecoderConfig.from_dict(in_own_names({**SHAPE, **FAMILIES[family]}))
 
 
 def whole_weights(config: DecoderConfig, seed: int = 0) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ from alignment.parallel.comms.group import Group
 from alignment.parallel.initialise import initialise
 from alignment.parallel.tensor.regions import sum_over_copies
 from alignment.records import NO_EXPERT, TokenBatch
+from tests.tiny_models import in_own_names
 
 SHAPE = {
     "vocab_size": 43,
@@ -55,7 +56,7 @@ def make_batch(case: dict | None = None) -> TokenBatch:
 
 def build(case: dict, placement: Placement = WHOLE) -> CausalLM | ScoreModel:
     """Return the model of ``case`` in training mode."""
-    config = DecoderConfig.from_dict({**SHAPE, **case["config"]})
+    config = DecoderConfig.from_dict(in_own_names({**SHAPE, **case["config"]}))
     dtype = case.get("dtype", "float32")
     if case.get("kind") == "score":
         model = ScoreModel(config, ScoreOptions(score_bias=True), dtype=dtype, placement=placement)

@@ -18,6 +18,7 @@ import pytest
 from alignment.parallel.local_ranks import run_ranks
 from alignment.parity.subjects import ADAPTER, COMMON, make_models, write_arguments
 from alignment.parity.trajectory import read_weights
+from tests.tiny_models import in_own_names
 
 pytestmark = [pytest.mark.distributed, pytest.mark.rare, pytest.mark.timeout(1200)]
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -89,7 +90,7 @@ def folders(request, tmp_path_factory):
     found = {}
     for family in GROUPS[request.param]:
         found[family] = tmp_path_factory.mktemp(family.replace(" ", "-"))
-        make_models(found[family], {**SHAPE, **FAMILIES[family], "model_type": family.split()[0]})
+        make_models(found[family], in_own_names({**SHAPE, **FAMILIES[family], "model_type": family.split()[0]}))
     for layout, (world_size, _) in LAYOUTS.items():
         jobs = [job for family, folder in found.items() for job in write_jobs(folder, family, layout)]
         run_ranks("alignment.parity.trajectory:train_all", jobs, world_size=world_size, timeout=900)

@@ -9,6 +9,7 @@ import pytest
 from alignment.parallel.local_ranks import run_ranks
 from alignment.parity.subjects import SMALL_MODEL, as_one_process, make_models, write_arguments
 from tests.distributed import layout_runs as runs
+from tests.tiny_models import in_own_names
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.rare, pytest.mark.timeout(1200)]
 MIXTRAL = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
@@ -37,7 +38,7 @@ def folder(request, tmp_path_factory):
     """The folder with a family's models and its unbroken, resumed and single-process runs."""
     shape, own, layout = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    make_models(folder, {**SMALL_MODEL, **shape})
+    make_models(folder, in_own_names({**SMALL_MODEL, **shape}))
     ppo = OF_PPO.get(request.param, {})
     both = {**runs.CHECKPOINTS, **EPSILON, **own}
     keys = {"ppo": {**both, **ppo}, "dpo": both}

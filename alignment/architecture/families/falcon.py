@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignment.architecture.families.gpt2 import four_times_hidden
 from alignment.architecture.family import Family, FileMatrix, Files
 from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FORWARD
 
@@ -16,7 +17,7 @@ _TWO_NORMS = {"input_layernorm": "ln_attn", "post_attention_layernorm": "ln_mlp"
 
 def _complete(given: dict[str, Any]) -> dict[str, Any]:
     """Say the number of key heads, and which norms there are."""
-    heads, inner = given.get("num_attention_heads"), given.get("intermediate_size")
+    heads = given.get("num_attention_heads")
     is_new = bool(given.get("new_decoder_architecture"))
     kv_heads = given.get("num_key_value_heads") if is_new else 1 if given.get("multi_query") else heads
     norms = given.get("num_ln_in_parallel_attn")
@@ -24,7 +25,7 @@ def _complete(given: dict[str, Any]) -> dict[str, Any]:
     return {
         **given,
         "num_key_value_heads": kv_heads,
-        "intermediate_size": 4 * given["hidden_size"] if inner is None else inner,
+        "intermediate_size": four_times_hidden(given),
         "parallel_attn": is_new or bool(given.get("parallel_attn")),
         "shares_norm": not has_two and (is_new or bool(given.get("parallel_attn"))),
     }
@@ -70,6 +71,7 @@ FAMILY = Family(
         "hidden_act": "gelu",
         "rms_norm_eps": 1e-5,
         "max_position_embeddings": 2048,
+        "new_decoder_architecture": False,
         "multi_query": True,
         "parallel_attn": True,
         "bias": False,

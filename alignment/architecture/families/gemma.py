@@ -5,7 +5,7 @@ from __future__ import annotations
 from alignment.architecture.family import Family
 from alignment.architecture.layer_weights import LLAMA_LAYER
 
-GELU_TANH = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_tanh"}
+_GELU_TANH = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu_tanh"}
 """Gemma's first folders say ``gelu`` for the approximation by tanh that they were trained with."""
 
 FAMILY = Family(
@@ -14,7 +14,7 @@ FAMILY = Family(
     layer=LLAMA_LAYER,
     flags={"attention_bias": "attention_bias", "attention_output_bias": "attention_bias", "scaled_embedding": True},
     norm="rms+1",
-    activations=GELU_TANH,
+    activations=_GELU_TANH,
     fixed={"hidden_activation": (None, "gelu_pytorch_tanh"), "use_bidirectional_attention": (None, False)},
     defaults={
         "hidden_act": "gelu_pytorch_tanh",

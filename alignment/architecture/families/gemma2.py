@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignment.architecture.families.gemma import GELU_TANH
 from alignment.architecture.family import Family, Weight
 from alignment.architecture.layer_weights import ATTENTION, FEED_FORWARD, HEAD_NORMS, POST_NORMS
 
@@ -18,7 +17,7 @@ FOUR_NORMS = (
 
 def every_nth_full(given: dict[str, Any], period: int) -> dict[str, Any]:
     """Return ``given`` with ``layer_types``, if it has none: layers ``period``, 2 ``period``, ... have no window."""
-    if given.get("layer_types") or not isinstance(given.get("num_hidden_layers"), int):
+    if given.get("layer_types") is not None or given.get("num_hidden_layers") is None:
         return given
     numbers = range(1, given["num_hidden_layers"] + 1)
     return {**given, "layer_types": ["sliding_attention" if n % period else "full_attention" for n in numbers]}
@@ -30,7 +29,7 @@ FAMILY = Family(
     layer=(*ATTENTION, *FEED_FORWARD, *HEAD_NORMS, *FOUR_NORMS),
     flags={"attention_bias": "attention_bias", "attention_output_bias": "attention_bias", "scaled_embedding": True},
     norm="rms+1",
-    activations=GELU_TANH,
+    activations={"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
     keys={"hidden_act": "hidden_activation"},
     fixed={"use_bidirectional_attention": (None, False)},
     window="by layer",

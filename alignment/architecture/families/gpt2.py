@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from alignment.architecture.family import Family, FileMatrix, Files
 from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FORWARD
 
 
-def _complete(given: dict[str, Any]) -> dict[str, Any]:
-    inner = given.get("intermediate_size")
-    return {**given, "intermediate_size": 4 * given["hidden_size"] if inner is None else inner}
+def four_times_hidden(given: Mapping[str, Any]) -> int | None:
+    """Return the width of a feed-forward block, by default four times that of hidden states (None: not given)."""
+    inner, hidden = given.get("intermediate_size"), given.get("hidden_size")
+    return 4 * hidden if inner is None and hidden is not None else inner
 
 
 FAMILY = Family(
@@ -40,13 +42,17 @@ FAMILY = Family(
         "rms_norm_eps": "layer_norm_epsilon",
         "hidden_act": "activation_function",
     },
-    absent=("num_key_value_heads", "head_dim", "sliding_window", "rope_theta", "rope_scaling"),
+    also_llama=("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
+    absent=(
+        *("num_key_value_heads", "head_dim", "sliding_window"),
+        *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"),
+    ),
     fixed={
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
     },
-    complete=_complete,
+    complete=lambda given: {**given, "intermediate_size": four_times_hidden(given)},
     defaults={
         "vocab_size": 50257,
         "hidden_size": 768,

@@ -9,9 +9,8 @@ from alignment.architecture.layer_weights import ATTENTION, NORMS, PLAIN_FEED_FO
 
 
 def _complete(given: dict[str, Any]) -> dict[str, Any]:
-    width = given.get("word_embed_proj_dim")
-    is_plain = width is None or width == given.get("hidden_size")
-    return {**given, "rms_norm_eps": 1e-5, "embedding_size": None if is_plain else width}
+    width = given["embedding_size"]
+    return {**given, "rms_norm_eps": 1e-5, "embedding_size": None if width == given["hidden_size"] else width}
 
 
 FAMILY = Family(
@@ -33,7 +32,10 @@ FAMILY = Family(
         "initializer_range": "init_std",
         "embedding_size": "word_embed_proj_dim",
     },
-    absent=("num_key_value_heads", "head_dim", "sliding_window", "rope_theta", "rope_scaling"),
+    absent=(
+        *("num_key_value_heads", "head_dim", "sliding_window"),
+        *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"),
+    ),
     fixed={
         "_remove_final_layer_norm": (False,),
         "layer_norm_elementwise_affine": (True,),

@@ -13,11 +13,10 @@ GATE_UP = FileMatrix(name="mlp.gate_up_proj", roles=("gate", "up"))
 
 def _complete(given: dict[str, Any]) -> dict[str, Any]:
     """Use today's name of the rotary embedding; Phi-3's first folders call it ``su`` or ``yarn``."""
-    scaling = given.get("rope_scaling")
-    if isinstance(scaling, dict):
-        kind = scaling.get("rope_type", scaling.get("type"))
-        kind = "longrope" if kind in ("su", "yarn") else kind
-        given = {**given, "rope_scaling": {**{k: v for k, v in scaling.items() if k != "type"}, "rope_type": kind}}
+    for key in ("rope_scaling", "rope_parameters"):
+        scaling = given.get(key) or {}
+        if scaling.get("rope_type", scaling.get("type")) in ("su", "yarn"):
+            given = {**given, key: {**scaling, "rope_type": "longrope"}}
     return given
 
 
@@ -26,6 +25,7 @@ FAMILY = Family(
     class_prefix="Phi3",
     layer=LLAMA_LAYER,
     window="always",
+    partial_rotary_factor=1.0,
     complete=_complete,
     defaults={
         "rms_norm_eps": 1e-5,

@@ -11,7 +11,12 @@ FAMILY = Family(
     layer=LLAMA_LAYER,
     flags={"attention_bias": True},
     window="asked",
-    defaults={"max_position_embeddings": 32768, "sliding_window": 4096},
+    defaults={
+        "max_position_embeddings": 32768,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
     default_kv_heads=32,
     paddlenlp=PaddleNLP(),
 )

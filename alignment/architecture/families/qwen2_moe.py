@@ -13,6 +13,8 @@ FAMILY = Family(
     defaults={
         "max_position_embeddings": 32768,
         "qkv_bias": True,
+        "use_sliding_window": False,
+        "norm_topk_prob": False,
         "num_experts": 60,
         "num_experts_per_tok": 4,
         "moe_intermediate_size": 1408,

@@ -12,6 +12,8 @@ FAMILY = Family(
     flags={"attention_bias": "attention_bias", "attention_output_bias": "attention_bias", "qk_norm": True},
     defaults={
         "max_position_embeddings": 32768,
+        "use_sliding_window": False,
+        "norm_topk_prob": False,
         "num_experts": 128,
         "num_experts_per_tok": 8,
         "moe_intermediate_size": 768,

@@ -81,7 +81,7 @@ def test_both_spellings_of_the_rotary_base(keys):
         ("qwen2", {**LONG, "max_window_layers": 0, "rope_scaling": YARN}, 64),
         ("qwen2", {**LONG, "max_window_layers": 0}, None),
         ("qwen3", {**WINDOW, "layer_types": ["sliding_attention"] * 3}, 4),
-        ("mistral", {"sliding_window": 4, "layer_types": ["full_attention"] * 3}, None),
+        ("mistral", {"sliding_window": None, "layer_types": ["full_attention"] * 3}, None),
     ],
 )
 def test_windows(family, changes, window):
@@ -97,6 +97,7 @@ def test_windows(family, changes, window):
         ("gemma3_text", {"sliding_window": 4}, [4, 4, 4]),
         ("gemma3_text", {"sliding_window": 4, "sliding_window_pattern": 2}, [4, None, 4]),
         ("gemma3_text", {"sliding_window": 4, "layer_types": [FULL, LOCAL, FULL]}, [None, 4, None]),
+        ("gemma2", {"sliding_window": 4, "layer_types": [FULL] * 3}, [None, None, None]),
     ],
 )
 def test_windows_in_some_layers(family, changes, windows):
@@ -121,7 +122,7 @@ def test_the_rotary_embedding_of_layers_with_a_window_is_another():
         ({"num_key_value_heads": 3}, "num_attention_heads 2 is not a multiple of num_key_value_heads 3"),
         ({"num_attention_heads": 3}, "hidden_size 8 is not a multiple of num_attention_heads 3"),
         ({"head_dim": 7}, "head_dim 7 is odd"),
-        ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number, found 'small'"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number from 0, found 'small'"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be an integer, a list of integers or null"),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object or null"),
         ({"rope_scaling": {"type": "su"}}, r"'su' is not supported \(kinds: default, linear"),
@@ -129,7 +130,7 @@ def test_the_rotary_embedding_of_layers_with_a_window_is_another():
         ({"quantization_config": {"bits": 4}}, "quantized weights are not supported"),
         (
             {"model_type": "mistral", "sliding_window": 4, "layer_types": [FULL, LOCAL, LOCAL]},
-            "window of 4 in 2 of 3 layers is not supported for mistral",
+            "full_attention in layer_types and sliding_window 4 are not supported together for mistral",
         ),
         ({"model_type": "qwen3", **WINDOW, "layer_types": [FULL, LOCAL]}, "layer_types .* each of 3 layers"),
         ({"model_type": "qwen3", **WINDOW, "layer_types": [FULL] * 2 + ["chunked_attention"]}, "layer_types .*chunked"),

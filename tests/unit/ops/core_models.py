@@ -16,6 +16,7 @@ from alignment.models.decoder.initialise import draw_weights
 from alignment.ops.native.core_model import CoreModel
 from alignment.ops.native.library import CoreLibrary
 from alignment.parallel.comms.group import Group
+from tests.tiny_models import in_own_names
 
 SHAPE = dict(
     vocab_size=83,
@@ -72,7 +73,7 @@ def try_isa(library: CoreLibrary, isa: str) -> None:
 
 def build(family: str, **changes: int) -> CausalLM:
     """Return a model whose norms and biases are not trivial."""
-    model = CausalLM(DecoderConfig.from_dict({**SHAPE, **FAMILIES[family], **changes}))
+    model = CausalLM(DecoderConfig.from_dict(in_own_names({**SHAPE, **FAMILIES[family], **changes})))
     draw_weights(model, seed=0, std=0.2)
     generator = np.random.default_rng(1)
     for name, parameter in model.named_parameters():

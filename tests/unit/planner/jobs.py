@@ -6,6 +6,7 @@ from typing import Any
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.planner.job import Job
+from tests.tiny_models import in_own_names
 
 SHAPE = {
     "model_type": "llama",
@@ -21,7 +22,7 @@ SHAPE = {
 
 def make_config(**changes: Any) -> DecoderConfig:
     """Return a small model's configuration."""
-    return DecoderConfig.from_dict({**SHAPE, **changes}, place="test")
+    return DecoderConfig.from_dict(in_own_names({**SHAPE, **changes}), place="test")
 
 
 def make_job(**changes: Any) -> Job:

@@ -8,6 +8,7 @@ import pytest
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.errors import ModelFolderError
 from alignment.models.folders.family_files import FamilyFiles
+from tests.tiny_models import in_own_names
 
 SIZES = {
     "vocab_size": 11,
@@ -22,7 +23,7 @@ ATTENTION = "model.layers.0.self_attn."
 
 
 def files_of(model_type, **changes):
-    return FamilyFiles(DecoderConfig.from_dict({**SIZES, "model_type": model_type, **changes}))
+    return FamilyFiles(DecoderConfig.from_dict(in_own_names({**SIZES, "model_type": model_type, **changes})))
 
 
 def test_plain_files_have_the_names_of_parameters():
