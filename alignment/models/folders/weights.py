@@ -34,7 +34,8 @@ def find_weights(folder: Path, config: DecoderConfig, *, head_prefix: str | None
     tensors = _list_whole(folder, config, naming)
     named = ((tensor.name, tensor) for tensor in tensors)
     if not files.is_plain:
-        named = files.parameters(tensors, whole_shapes(config, "causal"), folder)
+        names = {*whole_shapes(config, "causal"), LM_HEAD}  # which files may hold although it is tied
+        named = files.parameters(tensors, names, folder)
     for stored, tensor in named:
         name = naming(stored)
         if name in found:

@@ -103,8 +103,13 @@ def test_dynamic_rope_refuses_rows_that_need_other_angles(tmp_path):
         model(np.arange(17)[None])
 
 
-def test_a_head_that_is_not_the_tied_embedding_is_used(tmp_path, caplog):
-    model = causal(tmp_path)
+NEOX = {"model_type": "gpt_neox", "rotary_pct": 1.0}
+NEOX_NAMES = {"lm_head.weight": "embed_out.weight", "model.embed_tokens.weight": "gpt_neox.embed_in.weight"}
+
+
+@pytest.mark.parametrize("changes", [{}, NEOX], ids=["llama", "gpt_neox"])
+def test_a_head_that_is_not_the_tied_embedding_is_used(tmp_path, caplog, changes):
+    model = causal(tmp_path, **changes)
     expected = logits(model)
     change(tmp_path, tie_word_embeddings=True)
     again = hub.load_causal_lm(tmp_path)
@@ -116,12 +121,14 @@ def test_a_head_that_is_not_the_tied_embedding_is_used(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("dropped", [None, "lm_head.weight", "model.embed_tokens.weight"])
-def test_a_tied_head_may_stand_in_the_file_twice_or_under_either_name(tmp_path, dropped):
-    model = causal(tmp_path, tie_word_embeddings=True)
+@pytest.mark.parametrize(("changes", "names"), [({}, {}), (NEOX, NEOX_NAMES)], ids=["llama", "gpt_neox"])
+def test_a_tied_head_may_stand_in_the_file_twice_or_under_either_name(tmp_path, dropped, changes, names):
+    model = causal(tmp_path, tie_word_embeddings=True, **changes)
+    head, embedding = (names.get(name, name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
 
     def edit(tensors):
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
-        tensors.pop(dropped, None)
+        tensors[head] = tensors[embedding].copy()
+        tensors.pop(names.get(dropped, dropped), None)
 
     rewrite(tmp_path, edit)
     again = hub.load_causal_lm(tmp_path)
