@@ -166,11 +166,10 @@ def read_window(given: Mapping[str, Any], family: Family, longest: int, place: s
     A window of at least ``longest`` tokens that was asked for counts as none.
     """
     window, count = given["sliding_window"], given["num_hidden_layers"]
-    if window is None and family.window != "by layer":
+    if window is None:
+        _check_without_window(given, family, place)
         return {}
     full = _full_layers(given, family, place)
-    if window is None and len(full) < count:
-        raise ModelFolderError(f"{place}: sliding_window null is not supported (only a positive integer)")
     if full and family.window == "always":
         raise ModelFolderError(
             f"{place}: full_attention in layer_types and sliding_window {window} are not supported together for "
@@ -180,6 +179,16 @@ def read_window(given: Mapping[str, Any], family: Family, longest: int, place: s
     if len(full) == count or (window >= longest and family.window == "asked"):
         return {}
     return {"sliding_window": window, "full_layers": full}
+
+
+def _check_without_window(given: Mapping[str, Any], family: Family, place: str) -> None:
+    """Refuse layers that ask for a window where there is none."""
+    is_asked = family.window == "asked" and given.get("layer_types") is not None
+    if not (is_asked or family.window == "by layer"):
+        return
+    if len(_full_layers(given, family, place)) < given["num_hidden_layers"]:
+        why = "use_sliding_window is not true" if is_asked else "sliding_window null is not supported"
+        raise ModelFolderError(f"{place}: layer_types has layers with sliding_attention, but {why}")
 
 
 def _full_layers(given: Mapping[str, Any], family: Family, place: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from alignment.architecture.layer_weights import LLAMA_LAYER
 
 def _complete(given: dict[str, Any]) -> dict[str, Any]:
     """Read what InternLM calls ``bias``; in a score model, that is its head's."""
-    is_biased = given["model_type"] == "internlm" and "score_type" not in given and given.get("bias")
+    is_biased = given["model_type"] in FAMILY.aliases and "score_type" not in given and given.get("bias")
     return {**given, "attention_bias": True} if is_biased else given
 
 

@@ -55,7 +55,7 @@ def test_no_value_of_a_key_is_a_traceback(family):
             try:
                 config = read(family, **{**windows, key: value})
                 config.to_dict()
-                assert config.features and config.longest_generated
+                assert config.features and config.longest_sequence and config.angle_limit != 0
             except ModelFolderError as error:
                 assert str(error).startswith("F/config.json: ")
                 refused += 1
@@ -98,6 +98,8 @@ def test_no_value_of_a_key_is_a_traceback(family):
         ("opt", {"word_embed_proj_dim": True}, "word_embed_proj_dim must be a positive integer or null, found True"),
         ("gpt_neox", {"head_dim": 8}, r"head_dim 8 is not hidden_size / num_attention_heads \(32 / 2\)"),
         ("gpt2", {"n_head": 2, "num_attention_heads": 4}, "n_head 2 and num_attention_heads 4 contradict each other"),
+        ("qwen2_moe", {"layer_types": [LOCAL, FULL, FULL]}, "layer_types .* is not supported .only full_attention"),
+        ("qwen2", {"layer_types": [LOCAL, FULL, FULL]}, "sliding_attention, but use_sliding_window is not true"),
         ("gemma2", {"layer_types": 3}, "layer_types must be a list of full_attention and sliding_attention, found 3"),
         ("gemma2", {"layer_types": []}, "layer_types must have one kind for each of 3 layers"),
         ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern must be a positive integer, found 0"),
