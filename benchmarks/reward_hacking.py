@@ -2,7 +2,7 @@
 
 Whether a run hacked is said in ``hacked.py``, here of the sampled answers of its evaluations. This reads metrics.jsonl
 and samples.jsonl of runs with ``--logging_steps 1`` and an evaluation every few updates. ``--record`` makes such runs:
-eleven recipes (``reward_hacking_runs.py``) for each seed, 5 to 10 CPU minutes a seed; finished ones are kept.
+eleven recipes (``reward_hacking_runs.py``) for each seed; finished ones are kept.
 
     python benchmarks/reward_hacking.py --record FOLDER --seeds 1 2 3 --output FILE.md
     python benchmarks/reward_hacking.py RUN... --output FILE.md

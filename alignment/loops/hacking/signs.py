@@ -27,7 +27,7 @@ REPETITION, OVERLAP, ENDED = 0.15, 0.25, 0.2
 """Rise of the share of repeated token pairs; share of the way to one answer for all prompts; fall of the share of
 responses that end."""
 ENTROPY_SHARE = 0.1
-"""Share of the first window's entropy below which the policy has collapsed."""
+"""Share of the first window's entropy below which the policy has collapsed, in a run whose KL is unknown."""
 JUDGED_GAIN = 1.0
 """Rise of the reward, in its own standard deviations, after which a second judge must have risen too."""
 RECENT = 3
@@ -101,7 +101,12 @@ def _find(start: Window, now: Window, gain: float) -> Iterator[Sign]:
         )
     if _moved(now, start, "ended", ENDED):
         yield Sign("unended", f"{now['ended'].value:.0%} of the responses end by themselves, {_at(start, 'ended')}")
-    if "entropy" in start and _moved(now, start, "entropy", (1 - ENTROPY_SHARE) * start["entropy"].value):
+    # Where the KL is known it tells whether the gain was worth it: good policies of long runs lose their entropy too.
+    if (
+        "kl" not in now
+        and "entropy" in start
+        and _moved(now, start, "entropy", (1 - ENTROPY_SHARE) * start["entropy"].value)
+    ):
         yield Sign(
             "entropy",
             f"the entropy is {now['entropy'].value:.3g} nats per token and was {start['entropy'].value:.3g}: the "
