@@ -76,7 +76,8 @@ def check_memory(parsed: Parsed, job: Job, layout: Layout | Seats) -> int:
     rows = measure_memory(parsed, job, layout)
     where = f"the fullest of {layout.world_size} process(es)" if isinstance(layout, Layout) else "the ranks"
     print_table(f"GiB in {where}", COLUMNS, [_shown(row) for row in rows])
-    if job.draws_part and job.shares and job.native and job.group_size > 1:
+    drawn, scored = (job.saved_tokens(job.learner, job.rows_per_batch, trains=trains) for trains in (True, False))
+    if drawn < scored:
         print(
             "an update's rows are drawn from a larger rollout: those with the same prompt share its tokens, which the "
             "prediction does not count (to compare without: --share_prefixes false)"

@@ -65,8 +65,22 @@ RUNS = {"ppo": ("ppo", EPSILON), "dpo": ("dpo", EPSILON), "lora": ("dpo", ADAPTE
 TOGETHER = {"tensor_parallel_degree": 2, "pipeline_parallel_degree": 2}
 STAGE3 = {"sharding": "stage3", "sharding_parallel_degree": 2, "gradient_accumulation_steps": 1}
 """Two processes do in one step what one process does in two."""
-LAYOUTS = {"one": (1, {}), "TP2xPP2": (4, TOGETHER), "PP2": (2, {"pipeline_parallel_degree": 2}), "Sh2": (2, STAGE3)}
+EXPERTS_APART = {"tensor_parallel_degree": 2, "expert_parallel_degree": 2}
+LAYOUTS = {
+    "one": (1, {}),
+    "TP2xPP2": (4, TOGETHER),
+    "PP2": (2, {"pipeline_parallel_degree": 2}),
+    "Sh2": (2, STAGE3),
+    "TP2xEP2": (2, EXPERTS_APART),
+}
 """Processes and changes."""
+LAYOUT_CASES = [
+    (group, family, layout)
+    for group, family in CASES
+    for layout in LAYOUTS
+    if layout != "TP2xEP2" or group == "experts"
+]
+"""Only experts can be held apart."""
 
 
 def steps(family):
@@ -91,7 +105,8 @@ def folders(request, tmp_path_factory):
     for family in GROUPS[request.param]:
         found[family] = tmp_path_factory.mktemp(family.replace(" ", "-"))
         make_models(found[family], in_own_names({**SHAPE, **FAMILIES[family], "model_type": family.split()[0]}))
-    for layout, (world_size, _) in LAYOUTS.items():
+    for layout in dict.fromkeys(layout for group, _, layout in LAYOUT_CASES if group == request.param):
+        world_size = LAYOUTS[layout][0]
         jobs = [job for family, folder in found.items() for job in write_jobs(folder, family, layout)]
         run_ranks("alignment.parity.trajectory:train_all", jobs, world_size=world_size, timeout=900)
     return found
@@ -106,8 +121,7 @@ def test_every_family_is_in_a_group():
     assert sorted(family for _, family in CASES) == sorted(FAMILIES)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("folders", "family"), CASES, indirect=["folders"], scope="module")
+@pytest.mark.parametrize(("folders", "family", "layout"), LAYOUT_CASES, indirect=["folders"], scope="module")
 def test_the_first_step_is_that_of_the_reference(family, layout, folders):
     ppo, dpo = (metrics(folders[family], run, layout) for run in ("ppo", "dpo"))
     assert len(ppo) == len(dpo) == steps(family)
@@ -116,9 +130,13 @@ def test_the_first_step_is_that_of_the_reference(family, layout, folders):
     assert dpo[0]["dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one"])
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize(("folders", "family"), CASES, indirect=["folders"], scope="module")
+@pytest.mark.parametrize(
+    ("folders", "family", "layout"),
+    [case for case in LAYOUT_CASES if case[2] != "one"],
+    indirect=["folders"],
+    scope="module",
+)
 def test_updates_equal_one_process(family, run, layout, folders):
     one, many = (read_weights(folders[family] / f"{run}-{name}") for name in ("one", layout))
     assert one and one.keys() == many.keys()
