@@ -138,14 +138,21 @@ class PolicyService:
         dtype = working_dtype(path, self._device)
         model = load_causal_lm(path, dtype=dtype, tokenizer=voice.tokenizer)
         self.folder, self.voice, self._dtype, self.weights = folder, voice, dtype, _fingerprint(path)
-        self._engine = open_engine(
-            model,
-            len(voice.tokenizer),
-            dtype=dtype,
-            kv_memory=self.settings.kv_memory,
-            num_slots=self.settings.num_slots,
-            max_length=self.longest,
-        )
+        settings = self.settings
+        try:
+            self._engine = open_engine(
+                model,
+                len(voice.tokenizer),
+                dtype=dtype,
+                kv_memory=settings.kv_memory,
+                num_slots=settings.num_slots,
+                max_length=self.longest,
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"{error}. Give a lower --max_length (now {self.longest}) or --num_slots (now {settings.num_slots}), "
+                "or --kv_memory"
+            ) from error
 
     def _open_batch(self) -> RunningBatch:
         batch = self._engine.open_batch(self.voice.ends) if isinstance(self._engine, FusedEngine) else None

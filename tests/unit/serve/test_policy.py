@@ -12,10 +12,13 @@ import httpx
 import numpy as np
 import pytest
 
+from alignment.errors import UserError
 from alignment.generation.eager.eager_engine import EagerEngine
 from alignment.generation.engine import GenerationOptions
 from alignment.generation.fused.kernels import CpuKernels
 from alignment.models.folders.hub import load_causal_lm
+from alignment.serve.policy import service as service_module
+from alignment.serve.policy.service import PolicyService, PolicySettings
 from tests.unit.serve.served import JSON, PROMPT, TOKEN, chat, complete, events, policy_server, refused
 
 
@@ -347,3 +350,15 @@ def test_longrope_answers_prompts_on_both_sides_of_its_old_context(folders):
             usage = chat(client, messages=messages, max_tokens=None, min_tokens=1).json()["usage"]
             assert usage["total_tokens"] <= longest
         assert usage["prompt_tokens"] > 24
+
+
+def test_without_memory_the_flags_that_need_less_are_named(folders, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no memory for the key/value pool")
+
+    monkeypatch.setattr(service_module, "open_engine", refuse)
+    settings = PolicySettings(num_slots=3, device="cpu")
+    with pytest.raises(
+        UserError, match=r"no memory .* --max_length \(now 64\) or --num_slots \(now 3\), or --kv_memory"
+    ):
+        PolicyService(str(folders / "one"), settings)
