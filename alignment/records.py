@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -76,6 +77,12 @@ def pad_right(rows: Sequence[np.ndarray], width: int, value: float) -> np.ndarra
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
     return padded
+
+
+def _lengths(rows: Sequence[np.ndarray]) -> np.ndarray:
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    lengths.flags.writeable = False
+    return lengths
 
 
 class Loss(NamedTuple):
@@ -176,7 +183,7 @@ class Completion:
     """Number of those that were right; each saved the answer a pass."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rollout:
     """Prompts, sampled responses and everything measured on them; N rows, with samples of a prompt adjacent."""
 
@@ -241,13 +248,15 @@ class Rollout:
     def num_rows(self) -> int:
         return len(self.responses)
 
-    @property
+    @cached_property
     def prompt_lengths(self) -> np.ndarray:
-        return np.fromiter(map(len, self.prompts), np.int64, len(self.prompts))
+        """[N] int64, read-only."""
+        return _lengths(self.prompts)
 
-    @property
+    @cached_property
     def response_lengths(self) -> np.ndarray:
-        return np.fromiter(map(len, self.responses), np.int64, len(self.responses))
+        """[N] int64, read-only."""
+        return _lengths(self.responses)
 
     @property
     def response_width(self) -> int:

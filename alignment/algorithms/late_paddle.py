@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import Any
+
+_module = cache(import_module)  # found at once: formulas ask for it many times a step
 
 
 def __getattr__(name: str) -> Any:
     """Return ``paddle.name``."""
     if name.startswith("__"):
         raise AttributeError(name)  # Python itself asks for them, as an import from here does
-    return getattr(import_module("paddle"), name)
+    return getattr(_module("paddle"), name)
 
 
 class _Functional:
     """``paddle.nn.functional``."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(import_module("paddle.nn.functional"), name)
+        return getattr(_module("paddle.nn.functional"), name)
 
 
 functional = _Functional()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_RESET_PEAK = "5"
+_RESET_PEAK = b"5"
 """Resets the peak of the resident memory on Linux (proc(5))."""
 
 
@@ -40,7 +41,7 @@ class HostGauge:
     def reset(self) -> None:
         """See ``Gauge``."""
         try:
-            _CLEAR_REFS.write_text(_RESET_PEAK)
+            _write_at_once(_CLEAR_REFS, _RESET_PEAK)
         except OSError:
             self._floor = _read_status()[1]
 
@@ -123,10 +124,27 @@ class MemoryWatch:
         return now
 
 
+def _read_at_once(path: Path) -> bytes:
+    """Return a small file of the system's; a file object would take longer than the system, many times a step."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 1 << 16)
+    finally:
+        os.close(descriptor)
+
+
+def _write_at_once(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
 def _read_status() -> tuple[int, int]:
     """Return (resident bytes, their peak) of this process."""
     try:
-        status = _STATUS.read_bytes()
+        status = _read_at_once(_STATUS)
     except OSError:
         return 0, 0
     now, peak = (int((status.partition(key)[2].split(maxsplit=1) or [0])[0]) * 1024 for key in (b"VmRSS:", b"VmHWM:"))

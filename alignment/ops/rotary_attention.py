@@ -11,6 +11,7 @@ import paddle
 
 from alignment.ops.attention import causal_attention, ragged_attention
 from alignment.ops.head_layout import HeadLayout
+from alignment.ops.host_arrays import from_host
 from alignment.ops.native.selection import runs_natively
 from alignment.ops.native.training_ops import QueryRanges, RaggedHeads
 from alignment.ops.rotary import PositionTables, RotaryTables, apply_rotary
@@ -60,7 +61,7 @@ class RotaryAttention:
         rows = None
         if queries is not None:
             # Queries of zeros for the other tokens; nobody reads what they find.
-            rows = paddle.to_tensor(queries.rows(self._ragged.origins))
+            rows = from_host(queries.rows(self._ragged.origins))
             q = paddle.scatter_nd(rows.unsqueeze(-1), q, [k.shape[0], q.shape[1]])
         rotated = apply_rotary(q, self._query_tables), apply_rotary(k, self._key_tables)
         whole = (paddle.gather(x, self._whole) if self.shared is not None else x for x in (*rotated, v))
@@ -104,7 +105,7 @@ class RotaryAttention:
 
     @cached_property
     def _positions_there(self) -> paddle.Tensor:
-        return paddle.to_tensor(self.positions)
+        return from_host(self.positions)
 
     def _tables(self, heads: int) -> RotaryTables:
         longest = int(self.positions.max(initial=0)) + 1

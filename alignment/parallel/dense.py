@@ -24,7 +24,8 @@ class DenseRunner:
 
     def forward(self, batches: Sequence[TokenBatch], read: Callable[[Any, TokenBatch], Any]) -> list[Any]:
         """See ``ModelRunner.forward``; a tuple from ``read`` gives a tuple of arrays."""
-        self.model.eval()
+        if self.model.training:
+            self.model.eval()
         with paddle.no_grad():
             outputs = []
             for index, batch in enumerate(self._shares.take(batches, "forward")):
@@ -34,7 +35,8 @@ class DenseRunner:
 
     def forward_backward(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
         """See ``ModelRunner.forward_backward``."""
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         metrics = []
         for index, batch in enumerate(self._shares.take(batches, "forward and backward")):
             mark_filler(self.model, self._shares.is_filler(index))

@@ -9,6 +9,7 @@ import paddle
 
 from alignment.algorithms.on_policy.spec import Judged, OnPolicyAlgorithm
 from alignment.errors import UserError
+from alignment.ops.host_arrays import from_host
 from alignment.records import Experience, Rollout
 
 
@@ -89,7 +90,7 @@ def _judged(rollout: Rollout, multiplier: float | None) -> Judged:
         values=_tensor(rollout.values),
         baseline_scores=_tensor(rollout.baseline_scores),
         mask=_tensor(rollout.response_mask),
-        group_ids=paddle.to_tensor(rollout.group_ids),
+        group_ids=from_host(rollout.group_ids),
         costs=_tensor(rollout.costs),
         cost_values=_tensor(rollout.cost_values),
         multiplier=multiplier,
@@ -97,4 +98,4 @@ def _judged(rollout: Rollout, multiplier: float | None) -> Judged:
 
 
 def _tensor(value: np.ndarray | None) -> paddle.Tensor | None:
-    return None if value is None else paddle.to_tensor(value.astype(np.float32))
+    return None if value is None else from_host(value.astype(np.float32))

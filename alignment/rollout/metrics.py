@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import paddle
 
 from alignment.algorithms.kl import kl_metrics
 from alignment.algorithms.masked import TokenMean
 from alignment.algorithms.value_losses import explained_variance, pearson
 from alignment.metrics import Metric
+from alignment.ops.host_arrays import from_host
 from alignment.records import Experience, Rollout
-from alignment.rollout.variety import overlap, repeated_share
+from alignment.rollout.variety import overlap, repetition
 
 
 @np.errstate(all="ignore")
@@ -81,9 +81,9 @@ def describe_sources(rollout: Rollout) -> dict[str, float]:
 
 def _kl(rollout: Rollout) -> dict[str, Any]:
     mask = rollout.response_mask
-    mean = TokenMean(paddle.to_tensor(mask), float(mask.sum()))
-    weights = None if rollout.importance_weights is None else paddle.to_tensor(rollout.importance_weights)
-    logprobs = paddle.to_tensor(rollout.old_logprobs), paddle.to_tensor(rollout.ref_logprobs)
+    mean = TokenMean(from_host(mask), float(mask.sum()))
+    weights = None if rollout.importance_weights is None else from_host(rollout.importance_weights)
+    logprobs = from_host(rollout.old_logprobs), from_host(rollout.ref_logprobs)
     estimates = kl_metrics(*logprobs, mean=mean, weights=weights)
     return {"train/kl_divergence": kl_by_row(rollout).mean(), **estimates}
 
@@ -101,7 +101,7 @@ def _lengths(rollout: Rollout) -> dict[str, Any]:
 
 def _variety(rollout: Rollout) -> dict[str, Any]:
     shared = overlap(rollout.responses, rollout.group_ids)
-    repeated = {"rollout/repetition": np.mean([repeated_share(response) for response in rollout.responses])}
+    repeated = {"rollout/repetition": repetition(rollout.responses)}
     return repeated if shared is None else repeated | {"rollout/overlap": shared}
 
 

@@ -17,10 +17,11 @@ def token_batch(
 
     ``fields`` are arrays [N] or [N, R]; the latter are cut to the micro-batch's response width.
     """
-    sequences = [np.concatenate([rollout.prompts[i], rollout.responses[i]]) for i in rows]
+    prompts, responses = ([parts[i] for i in rows.tolist()] for parts in (rollout.prompts, rollout.responses))
+    sequences = [np.concatenate(pair) for pair in zip(prompts, responses, strict=True)]
     positions = np.arange(max(map(len, sequences)))
-    targets = [positions[len(rollout.prompts[i]) : len(s)] for i, s in zip(rows, sequences, strict=True)]
-    width = max(len(t) for t in targets)
+    targets = [positions[len(p) : len(s)] for p, s in zip(prompts, sequences, strict=True)]
+    width = max(map(len, responses))
     cut = {name: (value[rows, :width] if value.ndim == 2 else value[rows]) for name, value in (fields or {}).items()}
     batch = TokenBatch.build(sequences, targets, cut, pad_token_id=pad_token_id)
     return replace(batch, routed_experts=_experts(rollout, rows, batch.input_ids.shape[1]))

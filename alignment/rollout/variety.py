@@ -9,8 +9,13 @@ import numpy as np
 
 def repeated_share(response: np.ndarray) -> float:
     """Return the share of the pairs of adjacent tokens of ``response`` that it has already had; 0 without pairs."""
-    pairs = _pairs(response).tolist()
-    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+    (pairs,) = _pairs([response])
+    return _repeated(pairs)
+
+
+def repetition(responses: Sequence[np.ndarray]) -> float:
+    """Return the mean of ``repeated_share`` over ``responses``."""
+    return float(np.mean([_repeated(pairs) for pairs in _pairs(responses)]))
 
 
 def overlap(responses: Sequence[np.ndarray], group_ids: np.ndarray) -> float | None:
@@ -23,7 +28,7 @@ def overlap(responses: Sequence[np.ndarray], group_ids: np.ndarray) -> float | N
     if len(starts) < 2:
         return None
     ends = np.append(starts[1:], len(responses))
-    sets = [set(_pairs(response).tolist()) or {tuple(response.tolist())} for response in responses]
+    sets = [set(p) or {tuple(response.tolist())} for p, response in zip(_pairs(responses), responses, strict=True)]
     found = []
     for number, (first, last) in enumerate(zip(starts, ends, strict=True)):
         after = (number + 1) % len(starts)
@@ -34,7 +39,13 @@ def overlap(responses: Sequence[np.ndarray], group_ids: np.ndarray) -> float | N
     return float(np.mean(found))
 
 
-def _pairs(response: np.ndarray) -> np.ndarray:
-    """Return one number for each pair of adjacent tokens."""
-    ids = np.asarray(response, np.int64)
-    return ids[:-1] << 32 | ids[1:]
+def _repeated(pairs: list[int]) -> float:
+    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def _pairs(responses: Sequence[np.ndarray]) -> list[list[int]]:
+    """Return one number for each pair of adjacent tokens of each response."""
+    ids = np.concatenate(responses).astype(np.int64)
+    pairs = (ids[:-1] << 32 | ids[1:]).tolist()
+    ends = np.cumsum([len(response) for response in responses]).tolist()
+    return [pairs[start : max(start, end - 1)] for start, end in zip([0, *ends], ends, strict=False)]

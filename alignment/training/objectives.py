@@ -13,6 +13,7 @@ from alignment.algorithms.on_policy.spec import CRITIC, CriticRole
 from alignment.algorithms.supervised_losses import SupervisedHyperparameters, cross_entropy
 from alignment.metrics import Metric
 from alignment.models.decoder.logprobs import policy_logprobs, smoothed_logprobs, to_grid, token_values
+from alignment.ops.host_arrays import from_host
 from alignment.parallel.runner import Objective
 from alignment.records import Loss, TokenBatch
 
@@ -75,8 +76,8 @@ def read_split_answers(model: Any, batch: TokenBatch) -> paddle.Tensor:
 
 def fields_as_tensors(batch: TokenBatch) -> dict[str, paddle.Tensor]:
     """Return the batch's fields and its response mask as device tensors."""
-    fields = {name: paddle.to_tensor(value) for name, value in batch.fields.items()}
-    return {"response_mask": paddle.to_tensor(batch.response_mask), **fields}
+    fields = {name: from_host(value) for name, value in batch.fields.items()}
+    return {"response_mask": from_host(batch.response_mask), **fields}
 
 
 def read_policy(model: Any, batch: TokenBatch, *, temperature: float, with_entropy: bool) -> Any:

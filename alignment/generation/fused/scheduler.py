@@ -199,7 +199,9 @@ class Scheduler:
         """Return whether there are enough blocks for ``sequence`` and one more for each running sequence."""
         num_running = len(self._in_slot) - len(self._free_slots)
         paging, own = self._paging, sequence.prefix
-        while paging.needed(sequence) + num_running > paging.num_free and paging.forget_idle(but=own):
+        if paging.needed(sequence) + num_running <= paging.num_free:
+            return True
+        while paging.forget_idle(but=own) and paging.needed(sequence) + num_running > paging.num_free:
             pass
         if num_running == 0 and paging.needed(sequence) > paging.num_free:
             paging.forget_all()

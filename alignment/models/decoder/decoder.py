@@ -38,6 +38,7 @@ from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.replay import ExpertReplay, RecordedRoutes
 from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.head_product import HeadProduct
+from alignment.ops.host_arrays import from_host
 from alignment.ops.products import product
 from alignment.ops.rotary import PositionTables
 from alignment.ops.rotary_attention import RotaryAttention
@@ -195,7 +196,7 @@ class Decoder(nn.Layer):
 
     def _embed(self, tokens: PackedTokens, plan: SequencePlan) -> paddle.Tensor:
         PASSED.add(tokens.forest)
-        hidden = self.embed_tokens(paddle.to_tensor(tokens.packed, "int64"), plan.region)
+        hidden = self.embed_tokens(from_host(tokens.packed.astype(np.int64, copy=False)), plan.region)
         if self.project_in is not None:
             hidden = self.project_in(hidden)
         if self.embed_positions is not None:

@@ -16,6 +16,7 @@ from alignment.models.decoder.split_vocabulary import (
     split_argmax,
     split_logprobs,
 )
+from alignment.ops.host_arrays import from_host
 from alignment.ops.token_logprobs import head_logprobs
 from alignment.records import TokenBatch
 
@@ -38,7 +39,7 @@ def policy_logprobs(
     ``model`` is a CausalLM. Both results carry gradients; the head runs on the T target tokens only. All tensor
     processes get the same numbers.
     """
-    hidden, targets = predicting_hidden(model, batch), paddle.to_tensor(batch.target_ids)
+    hidden, targets = predicting_hidden(model, batch), from_host(batch.target_ids)
     return _logprobs_of(model, hidden, targets, temperature=temperature, with_entropy=with_entropy)
 
 
@@ -56,7 +57,7 @@ def smoothed_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, pad
     Logits are linear in the head's columns W_v, so the average is log p_y + h (mean of W_v - W_y): no logits are kept.
     """
     hidden = predicting_hidden(model, batch)
-    targets = paddle.to_tensor(batch.target_ids)
+    targets = from_host(batch.target_ids)
     logprobs, _ = _logprobs_of(model, hidden, targets, temperature=1.0, with_entropy=False)
     share = VocabularyShare(model.placement.tensor, model.first_token)
     head, size = model.head_product(), model.config.vocab_size
@@ -66,7 +67,7 @@ def smoothed_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, pad
 def graded_logprobs(model: Any, batch: TokenBatch) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Return float32 (log-probs [T], 1 where the target is the likeliest token, else 0 [T]) for evaluation."""
     hidden = predicting_hidden(model, batch)
-    targets = paddle.to_tensor(batch.target_ids)
+    targets = from_host(batch.target_ids)
     logprobs, _ = _logprobs_of(model, hidden, targets, temperature=1.0, with_entropy=False)
     head = model.head_product()
     share = VocabularyShare(model.placement.tensor, model.first_token)
@@ -102,5 +103,5 @@ def token_values(model: Any, batch: TokenBatch) -> paddle.Tensor:
 def to_grid(flat: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
     """Return ``flat`` [T] scattered into the response grid [n, R] of ``batch``, zero elsewhere; carries gradients."""
     shape = [batch.input_ids.shape[0], batch.response_width]
-    cells = paddle.to_tensor(batch.target_rows * batch.response_width + batch.target_columns)
+    cells = from_host(batch.target_rows * batch.response_width + batch.target_columns)
     return paddle.scatter_nd(cells.unsqueeze(-1), flat, [shape[0] * shape[1]]).reshape(shape)

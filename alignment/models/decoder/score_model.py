@@ -20,6 +20,7 @@ from alignment.models.decoder.layers import Linear
 from alignment.models.decoder.normalizers import build_normalizer
 from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.step_scores import aggregate_steps, read_step_options, step_ends
+from alignment.ops.host_arrays import from_host
 from alignment.records import TokenBatch
 
 NORMALIZATION = {"reward": "affine", "cost": "scale", "critic": "identity"}
@@ -221,7 +222,7 @@ def end_scores(scores: paddle.Tensor, lengths: np.ndarray) -> paddle.Tensor:
 def _at_ends(scores: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
     """Return [n, S] with ``scores`` [n] at the last token of each row of ``batch``, zero elsewhere."""
     rows, width = batch.input_ids.shape
-    cells = paddle.to_tensor(np.arange(rows) * width + batch.lengths - 1)
+    cells = from_host(np.arange(rows) * width + batch.lengths - 1)
     return paddle.scatter_nd(cells.unsqueeze(-1), scores, [rows * width]).reshape([rows, width])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 
 from alignment.models.decoder.forest import Forest
+from alignment.ops.host_arrays import from_host
 from alignment.ops.native.training_ops import QueryRanges
 
 
@@ -44,9 +45,9 @@ class WantedTokens:
         is_all = np.array_equal(among, np.arange(query_starts[-1]))
         return cls(
             ranges,
-            paddle.to_tensor(ranges.rows(forest.origins)),
-            paddle.to_tensor(places),
-            None if is_all else paddle.to_tensor(among),
+            from_host(ranges.rows(forest.origins)),
+            from_host(places),
+            None if is_all else from_host(among),
         )
 
     def of_queries(self, x: paddle.Tensor) -> paddle.Tensor:

@@ -250,6 +250,9 @@ def logprobs_grad(
     return logit_grad
 
 
+_FLOAT, _CPU = paddle.float32, paddle.CPUPlace()
+
+
 @functools.cache
 def _kernels() -> ctypes.CDLL:
     core = load_core()
@@ -274,7 +277,7 @@ def _dense(x: paddle.Tensor) -> paddle.Tensor:
 
 def _empty(shape: list[int]) -> paddle.Tensor:
     # paddle.empty takes four times as long to check its arguments: 3 % of a small model's training step.
-    return _C_ops.empty(shape, paddle.float32, paddle.CPUPlace())
+    return _C_ops.empty(shape, _FLOAT, _CPU)
 
 
 def _at(*tensors: paddle.Tensor | None) -> list[int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
 from typing import NamedTuple
@@ -55,8 +56,9 @@ class AdamTensor(NamedTuple):
 
 def sums_of_squares(tensors: Sequence[paddle.Tensor]) -> np.ndarray:
     """Return the sum of the squares of each tensor, float64 [n]."""
+    # math.prod: ``size`` of a tensor takes twenty times as long, the half of this call for a small model.
     sums = np.zeros(len(tensors), np.float64)
-    listed = (_AcNumbers * len(tensors))(*((x.size, x.data_ptr()) for x in tensors))
+    listed = (_AcNumbers * len(tensors))(*((math.prod(x.shape), x.data_ptr()) for x in tensors))
     _call("ac_sum_of_squares", len(tensors), listed, sums.ctypes.data)
     return sums
 
@@ -80,7 +82,7 @@ def adamw(
     """Apply one step of AdamW with gradients times ``gradient_scale``; the gradients themselves stay as they are."""
     sizes = ctypes.sizeof(_AcAdam), ctypes.sizeof(_AcAdamTensor)
     settings = _AcAdam(*sizes, learning_rate, *betas, epsilon, weight_decay, gradient_scale)
-    rows = ((one.weight.size, *(x.data_ptr() for x in one[: len(_NUMBERS)]), one.decays) for one in tensors)
+    rows = ((math.prod(one.weight.shape), *(x.data_ptr() for x in one[: len(_NUMBERS)]), one.decays) for one in tensors)
     listed = (_AcAdamTensor * len(tensors))(*rows)
     _call("ac_adamw", ctypes.byref(settings), len(tensors), listed)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alignment.rollout.variety import overlap, repeated_share
+from alignment.rollout.variety import overlap, repeated_share, repetition
 
 
 def _rows(*rows):
@@ -22,3 +22,8 @@ def test_overlap_compares_each_response_with_one_to_the_next_prompt():
     assert overlap(one, np.array([0, 0, 1, 1])) == pytest.approx(np.mean([1 / 3, 0, 1 / 3, 0]))
     assert overlap(_rows([5], [5], [6]), np.array([0, 1, 2])) == pytest.approx(1 / 3)
     assert overlap(one, np.array([0, 0, 0, 0])) is None
+
+
+def test_pairs_never_span_two_responses():
+    responses = [np.array([1, 2]), np.array([5]), np.array([1, 2, 1, 2]), np.array([], np.int64), np.array([2, 1])]
+    assert repetition(responses) == pytest.approx((0 + 0 + 1 / 3 + 0 + 0) / 5)
