@@ -170,11 +170,10 @@ def read_window(given: Mapping[str, Any], family: Family, longest: int, place: s
         _check_without_window(given, family, place)
         return {}
     full = _full_layers(given, family, place)
-    if full and family.window == "always":
+    if full and (family.window == "always" or (family.window == "all or none" and len(full) < count)):
         raise ModelFolderError(
             f"{place}: full_attention in layer_types and sliding_window {window} are not supported together for "
-            f"{family.name}, whose layers all have the window in transformers. If none should, write sliding_window "
-            "null"
+            f"{family.name}. If no layer has a window, write sliding_window null; if all have it, remove layer_types"
         )
     if len(full) == count or (window >= longest and family.window == "asked"):
         return {}

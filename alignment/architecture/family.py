@@ -166,9 +166,9 @@ class Family:
 
     Missing: False.
     """
-    window: Literal["never", "always", "asked", "by layer"] = "never"
-    """Whether ``sliding_window`` is used: ``always`` in every layer, else in those of ``layer_types`` (``asked``: if
-    ``use_sliding_window`` is true).
+    window: Literal["never", "always", "all or none", "asked", "by layer"] = "never"
+    """Whether ``sliding_window`` is used: ``always`` in every layer (transformers ignores ``layer_types``), else in
+    those of ``layer_types`` (``asked``: if ``use_sliding_window`` is true).
     """
     has_caps: bool = False
     """Whether config.json has soft-caps of scores and logits, and a scale of scores (Gemma 2)."""

@@ -9,7 +9,7 @@ FAMILY = Family(
     name="mistral",
     class_prefix="Mistral",
     layer=LLAMA_LAYER,
-    window="always",
+    window="all or none",
     defaults={"max_position_embeddings": 131072, "sliding_window": 4096, "bos_token_id": 1},
     default_kv_heads=8,
     paddlenlp=PaddleNLP(ties_head=False, zeroes_padding=True),

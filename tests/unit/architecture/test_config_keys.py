@@ -90,7 +90,7 @@ def test_no_value_of_a_key_is_a_traceback(family):
         ("mixtral", {"router_aux_loss_coef": float("nan")}, "router_aux_loss_coef must be a number from 0, found nan"),
         ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise 0.1 is not supported"),
         ("mistral", {"sliding_window": 0}, "sliding_window must be a positive integer or null, found 0"),
-        ("mistral", {"sliding_window": 4, "layer_types": [FULL] * 3}, "full_attention in layer_types and sliding_wind"),
+        ("mixtral", {"sliding_window": 4, "layer_types": [FULL] * 3}, "full_attention in layer_types and sliding_wind"),
         ("falcon", {"multi_query": "false"}, "multi_query must be true or false"),
         ("falcon", {"hidden_size": None}, "hidden_size must be a positive integer, found None"),
         ("opt", {"do_layer_norm_before": "false"}, "do_layer_norm_before must be true or false"),

@@ -81,7 +81,7 @@ def test_both_spellings_of_the_rotary_base(keys):
         ("qwen2", {**LONG, "max_window_layers": 0, "rope_scaling": YARN}, 64),
         ("qwen2", {**LONG, "max_window_layers": 0}, None),
         ("qwen3", {**WINDOW, "layer_types": ["sliding_attention"] * 3}, 4),
-        ("mistral", {"sliding_window": None, "layer_types": ["full_attention"] * 3}, None),
+        ("mistral", {"sliding_window": 4, "layer_types": ["full_attention"] * 3}, None),
     ],
 )
 def test_windows(family, changes, window):
