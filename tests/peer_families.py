@@ -47,13 +47,16 @@ class Peer:
         if "full_attention" in rope:
             raw["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
             rope = rope["full_attention"]
-        raw["rope_theta"] = rope["rope_theta"]
+        theta, partial = ("rope_theta", "partial_rotary_factor")
+        if self.model_type == "gpt_neox":
+            theta, partial = "rotary_emb_base", "rotary_pct"  # transformers reads no others of it
+        raw[theta] = rope["rope_theta"]
         kind = rope.get("rope_type", "default")
         kept = {
             key: value for key, value in rope.items() if key not in ("rope_theta", "rope_type", "partial_rotary_factor")
         }
         if "partial_rotary_factor" in rope:
-            raw["partial_rotary_factor"] = rope["partial_rotary_factor"]
+            raw[partial] = rope["partial_rotary_factor"]
         raw["rope_scaling"] = None if kind == "default" else {"type": kind, **kept}
         return raw
 
