@@ -12,7 +12,6 @@ from paddle.base.framework import _current_expected_place
 _DTYPES = {
     np.dtype(np.float32): paddle.float32,
     np.dtype(np.int64): paddle.int64,
-    np.dtype(np.int32): paddle.int32,
 }
 
 
