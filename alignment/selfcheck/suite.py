@@ -128,7 +128,9 @@ def _answer(engine: Engine, options: GenerationOptions) -> list[list[int]]:
 
 def _config(family: str) -> DecoderConfig:
     is_tied = list(FAMILIES).index(family) % 2 == 0
-    return DecoderConfig.from_dict({**_SIZES, "model_type": family, "tie_word_embeddings": is_tied})
+    table = FAMILIES[family]
+    sizes = {table.key(name): size for name, size in _SIZES.items() if name not in table.absent}
+    return DecoderConfig.from_dict({**sizes, "model_type": family, "tie_word_embeddings": is_tied})
 
 
 def _build(family: str) -> CausalLM:

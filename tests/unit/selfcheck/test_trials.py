@@ -95,7 +95,7 @@ def test_compiled_operators_that_differ_from_paddles_fail(monkeypatch):
 def test_on_a_gpu_the_fused_engine_is_tried_with_its_kernels(monkeypatch):
     kernels, asked = emulated_kernels(), []
     monkeypatch.setattr(suite, "device_kernels", lambda: asked.append("kernels") or kernels)
-    monkeypatch.setattr(suite, "FAMILIES", ("llama",))
+    monkeypatch.setattr(suite, "FAMILIES", {"llama": suite.FAMILIES["llama"]})
     suite.generate("float32")
     suite.generate("int8")
     assert len(asked) == 4

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +94,8 @@ def drawn(monkeypatch):
     def draw(*arrays):
         names.append((arrays[-1].name, [array.tolist() for array in arrays[:-1]]))
         arrays[-1].touch()
+        later = time.time_ns() + 10**9  # times of files are coarse: both may be written in one tick
+        os.utime(arrays[-1], ns=(later, later))
 
     for name in ("plot_calibration", "plot_score_by_length"):
         monkeypatch.setattr(plots, name, draw)
@@ -107,6 +111,7 @@ def test_kept_scores_are_drawn_once(tmp_path, drawn):
     draw_kept_scores(tmp_path)
     assert len(drawn) == 2, "they are newer than the scores"
     keep_scores(tmp_path / "plots", np.array([3.0]))
+    os.utime(tmp_path / "plots" / "held_out.npz", ns=(2 * 10**18, 2 * 10**18))
     draw_kept_scores(tmp_path)
     assert drawn[2:] == [("calibration.png", [[3.0]])]
 
