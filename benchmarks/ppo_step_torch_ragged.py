@@ -184,8 +184,8 @@ class RaggedTorchSide(TorchSide):
 
     def _measured_batches(self, rows: Rows) -> list[MicroBatch]:
         batches = list(self._batches(rows))
-        # Padded to the longest of the rollout, all have one shape.
-        count = min(self.work.peer_batches, self.work.peer_batches if self._is_best else 1)
+        # Padded to the longest of the rollout, all have one shape: one stands for them.
+        count = self.work.peer_batches if self._is_best else min(self.work.peer_batches, 1)
         counted = [padded([[(batch.ids.shape[1], 0)] * len(batch.ids)]) for batch in batches]
         for phase in ("scoring", "update"):
             chosen = self.part.choose(phase, counted, count)

@@ -69,11 +69,11 @@ def test_gradients_of_a_long_row(torch, pair):
     np.testing.assert_allclose(found, wanted, atol=1e-4 * abs(wanted).max())
 
 
-def engine_of(model, kind):
+def engine_of(model, kind, **options):
     """Return an engine with the weights of ``model``; the fused one has two slots for long and short prompts."""
     if kind == "fused" and CPU_KERNELS.obstacle(model.config) is not None:
         pytest.skip(CPU_KERNELS.obstacle(model.config))
-    settings = FusedSettings(num_slots=2, max_rows=9, kv_memory="1MiB")
+    settings = FusedSettings(num_slots=2, max_rows=9, kv_memory="1MiB", **options)
     engine = EagerEngine(model) if kind == "eager" else FusedEngine(model, settings)
     engine.load_weights(None, 0)
     return engine
@@ -98,11 +98,7 @@ def test_long_and_short_prompts_side_by_side_are_answered_as_there(torch, pair, 
 def test_long_and_short_answers_by_narrow_weights_have_the_log_probs_of_there(torch, pair, weight_type, allowed):
     """Other angles would change them by 0.46 nats in the median."""
     theirs, ours = pair
-    if CPU_KERNELS.obstacle(ours.config) is not None:
-        pytest.skip(CPU_KERNELS.obstacle(ours.config))
-    drafts = {"speculative_tokens": 4, "weight_type": weight_type, "kv_type": "bfloat16"}
-    engine = FusedEngine(ours, FusedSettings(num_slots=2, max_rows=9, kv_memory="1MiB", **drafts))
-    engine.load_weights(None, 0)
+    engine = engine_of(ours, "fused", speculative_tokens=4, weight_type=weight_type, kv_type="bfloat16")
     prompts = [IDS[0, : LIMIT + 1].tolist(), IDS[1, : LIMIT - 8].tolist(), IDS[2, :3].tolist()]
     options = GenerationOptions(max_new_tokens=8, do_sample=False)
     for prompt, answer in zip(prompts, engine.generate(prompts, options, seed=0, sequence_ids=[0, 1, 2]), strict=True):
