@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.architecture.decoder_config import DecoderConfig
+from alignment.architecture.families import FAMILIES
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
@@ -106,11 +107,12 @@ def make_models(folder: Path, shape: Mapping[str, Any] = SMALL_MODEL) -> None:
     raw = {**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 128}
     raw |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     config = DecoderConfig.from_dict(raw, place="the small model")
-    wider = DecoderConfig.from_dict({**raw, "hidden_size": 2 * raw["hidden_size"]}, place="the small teacher")
+    width = FAMILIES[config.model_type].key("hidden_size")
+    wider = {name: value for name, value in raw.items() if name != "hidden_size"} | {width: 2 * config.hidden_size}
     for seed, name, model in (
         (1, "actor", CausalLM(config)),
         (2, "reward", ScoreModel(config, ScoreOptions(score_type="reward"))),
-        (3, "teacher", CausalLM(wider)),
+        (3, "teacher", CausalLM(DecoderConfig.from_dict(wider, place="the small teacher"))),
         (4, "attributes", ScoreModel(config, ScoreOptions(labels=("a", "b")))),
         (5, "cost", ScoreModel(config, ScoreOptions(score_type="cost"))),
     ):

@@ -23,11 +23,11 @@ from tests.tiny_models import in_own_names
 pytestmark = [pytest.mark.distributed, pytest.mark.rare, pytest.mark.timeout(1200)]
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 FEW_KEYS = {"num_key_value_heads": 2}
-WINDOWS = {**FEW_KEYS, "head_dim": 8, "sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 12}
+WINDOWS = {**FEW_KEYS, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 12}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 FAMILIES = {
     "gemma": {**FEW_KEYS, "head_dim": 8},
-    "gemma2": {**WINDOWS, "final_logit_softcapping": 3.0},
+    "gemma2": {**WINDOWS, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     "gemma3_text": {**WINDOWS, "sliding_window_pattern": 2},
     "gpt2": {},
     "internlm2": {**FEW_KEYS, "bias": True},
