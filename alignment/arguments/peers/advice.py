@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
+from alignment.arguments.peers.peer_key import PeerKey
+from alignment.arguments.peers.trl_keys import TRL_KEYS
 from alignment.fields import show_value
-
-
-class PeerKey(NamedTuple):
-    """A key of other suites."""
-
-    suites: str
-    """Whose key it is."""
-    ours: tuple[str, ...]
-    """The keys to give instead; the advice is for trainers that have all of them."""
-    how: str = ""
-    """How to convert the value; empty: the value stays the same."""
-
-    @property
-    def is_renamed(self) -> bool:
-        """Whether the value is given to our first key as it is."""
-        return self.how in ("", f"give {self.ours[0]}")
 
 
 _ROWS_OF_UPDATE = "per_device_train_batch_size * gradient_accumulation_steps * processes"
@@ -31,6 +17,7 @@ _TRL, _OPENRLHF, _VERL, _SAFE = "TRL", "OpenRLHF", "verl", "safe-rlhf"
 
 PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
     {
+        **TRL_KEYS,
         "num_ppo_epochs": PeerKey(_TRL, ("update_iters",)),
         "num_iterations": PeerKey(_TRL, ("update_iters",)),
         "ppo_epochs": PeerKey(f"{_VERL} and SheepRLHF", ("update_iters",)),
