@@ -10,7 +10,6 @@ from alignment.arguments.peers.peer_key import PeerKey
 from alignment.arguments.peers.trl_keys import TRL_KEYS
 from alignment.fields import show_value
 
-
 _ROWS_OF_UPDATE = "per_device_train_batch_size * gradient_accumulation_steps * processes"
 _WHOLE_RESPONSES = "give importance_weight_cap, which cuts the weights of tokens, not those of whole responses"
 _TRL, _OPENRLHF, _VERL, _SAFE = "TRL", "OpenRLHF", "verl", "safe-rlhf"

@@ -8,7 +8,10 @@ from types import MappingProxyType
 from alignment.arguments.peers.peer_key import PeerKey
 
 _TRL = "TRL"
-_ALGORITHMS = "give rl_algorithm: grpo, dr_grpo, dapo, cispo or sapo; bnpo is grpo with policy_loss_reduction=token"
+_ALGORITHMS = (
+    "give rl_algorithm: dapo and bnpo are grpo (policy_loss_reduction=token), grpo is grpo with "
+    "policy_loss_reduction=sequence, dr_grpo, cispo and sapo have their names; others are not built"
+)
 
 
 def _without(why: str) -> PeerKey:
@@ -19,7 +22,7 @@ def _without(why: str) -> PeerKey:
 _PADDING = _without("rows are computed without padding")
 _JOINED = _without("packing_samples joins whole rows, which do not see each other")
 _DIVERGENCE = _without("the divergence is the reverse KL (reverse_kl), no other is built")
-_ENGINE = PeerKey(_TRL, ("use_fusemt",), "leave it out: rollouts are made by the suite's engine; use_fusemt chooses which")
+_ENGINE = PeerKey(_TRL, ("use_fusemt",), "leave it out: the suite's own engines make the rollouts; use_fusemt chooses")
 _SAMPLES = _without("samples are kept in samples.jsonl")
 _UNBUILT = _without("this is not built")
 
@@ -32,7 +35,9 @@ TRL_KEYS: Mapping[str, PeerKey] = MappingProxyType(
         "packing_strategy": _JOINED,
         "eval_packing": _JOINED,
         "truncation_mode": PeerKey(
-            _TRL, ("on_overlong",), "give on_overlong: keep_start is right, keep_end is left; by default rows are dropped"
+            _TRL,
+            ("on_overlong",),
+            "give on_overlong: keep_start is right, keep_end is left; the default drops rows",
         ),
         "f_divergence_type": _DIVERGENCE,
         "f_alpha_divergence_coef": _DIVERGENCE,
@@ -48,7 +53,9 @@ TRL_KEYS: Mapping[str, PeerKey] = MappingProxyType(
         ),
         "completion_only_loss": PeerKey(_TRL, ("loss_on",), "give loss_on=assistant (true) or all (false)"),
         "chat_template_path": PeerKey(
-            _TRL, ("tokenizer_chat_template", "chat_template"), "give tokenizer_chat_template and chat_template=tokenizer"
+            _TRL,
+            ("tokenizer_chat_template", "chat_template"),
+            "give tokenizer_chat_template, and chat_template=tokenizer",
         ),
         "cast_lm_head_to_fp32": _without("log-probs are computed in float32"),
         "loss_type": PeerKey(f"{_TRL} (GRPO)", ("rl_algorithm",), _ALGORITHMS),

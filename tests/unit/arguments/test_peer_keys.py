@@ -73,6 +73,8 @@ def test_a_trainer_without_our_key_is_not_advised_to_give_it():
 
 
 def test_a_key_without_counterpart_is_left_out():
-    said = "unknown argument 'padding_free' (command line): a key of TRL; leave it out: rows are computed without padding"
+    said = (
+        "unknown argument 'padding_free' (command line): a key of TRL; leave it out: rows are computed without padding"
+    )
     assert _sft_problem("padding_free", "true") == _problem("padding_free", "true") == said
     assert not PEER_KEYS["padding_free"].is_renamed
