@@ -272,10 +272,20 @@ class Rollout:
         """[N, R] float32, 1 on real response tokens of valid rows."""
         return (self.response_tokens & self.valid_rows[:, None]).astype(np.float32)
 
-    @property
+    @cached_property
     def response_tokens(self) -> np.ndarray:
-        """[N, R] bool, True on the response tokens of all rows, valid or not."""
-        return np.arange(self.response_width)[None, :] < self.response_lengths[:, None]
+        """[N, R] bool, True on the response tokens of all rows, valid or not; read-only."""
+        tokens = np.arange(self.response_width)[None, :] < self.response_lengths[:, None]
+        tokens.flags.writeable = False
+        return tokens
+
+    @cached_property
+    def token_grid(self) -> np.ndarray:
+        """[N, S] int64, each row's prompt and response, right-padded with 0; read-only."""
+        rows = [np.concatenate(pair) for pair in zip(self.prompts, self.responses, strict=True)]
+        grid = pad_right(rows, max(map(len, rows), default=0), 0)
+        grid.flags.writeable = False
+        return grid
 
     @property
     def checked_tokens(self) -> np.ndarray:
@@ -285,8 +295,15 @@ class Rollout:
         return self.response_tokens & self.checked_rows[:, None]
 
     def with_fields(self, **fields: Any) -> Rollout:
-        """Return a copy with the given fields set."""
-        return replace(self, **fields)
+        """Return a copy with the given fields set; what is known of prompts and responses stays known."""
+        copy = replace(self, **fields)
+        if copy.prompts is self.prompts and copy.responses is self.responses:
+            copy.__dict__.update({name: value for name, value in self.__dict__.items() if name in _OF_TOKENS})
+        return copy
+
+
+_OF_TOKENS = ("prompt_lengths", "response_lengths", "response_tokens", "token_grid")
+"""What a rollout keeps that depends on its prompts and responses alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

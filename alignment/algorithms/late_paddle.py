@@ -10,10 +10,11 @@ _module = cache(import_module)  # found at once: formulas ask for it many times 
 
 
 def __getattr__(name: str) -> Any:
-    """Return ``paddle.name``."""
+    """Return ``paddle.name``, which is found here from then on: formulas ask for it many times a step."""
     if name.startswith("__"):
         raise AttributeError(name)  # Python itself asks for them, as an import from here does
-    return getattr(_module("paddle"), name)
+    found = globals()[name] = getattr(import_module("paddle"), name)
+    return found
 
 
 class _Functional:

@@ -203,11 +203,11 @@ class OnPolicyLoop:
         rewards = estimate_rewards(rollout, self.algorithm, self.hyperparameters, kl_coeff=self.kl.coefficient)
         with self.session.stage("update"):
             learned = self.updater.learn_values(rollout, rewards)
-        return self._estimate_from(rollout.with_fields(values=learned.values)), learned
+        return self._estimate_from(rollout.with_fields(values=learned.values), rewards), learned
 
-    def _estimate_from(self, rollout: Rollout) -> Experience:
+    def _estimate_from(self, rollout: Rollout, rewards: np.ndarray | None = None) -> Experience:
         multiplier = self.multiplier and self.multiplier.value
-        options = {"kl_coeff": self.kl.coefficient, "multiplier": multiplier}
+        options = {"kl_coeff": self.kl.coefficient, "multiplier": multiplier, "rewards": rewards}
         return estimate_experience(rollout, self.algorithm, self.hyperparameters, **options)
 
     def _training_samples(self, rollout: Rollout) -> list[dict[str, Any]]:

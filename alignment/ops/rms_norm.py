@@ -28,12 +28,15 @@ def rms_norm(x: paddle.Tensor, weight: paddle.Tensor, eps: float) -> paddle.Tens
 
     Half precision is computed in float32 and returned in its own dtype.
     """
-    rows = x.reshape([-1, x.shape[-1]])
-    if device_kernels.has_rms_norm(rows, weight):
-        return device_kernels.rms_norm(rows, weight, eps).reshape(x.shape)
-    rows, weight = widen(rows), widen(weight)
+    if x.ndim != 2:
+        return rms_norm(x.reshape([-1, x.shape[-1]]), weight, eps).reshape(x.shape)
+    if runs_natively(x, weight):
+        return _NativeRmsNorm.apply(x, weight, eps)
+    if device_kernels.has_rms_norm(x, weight):
+        return device_kernels.rms_norm(x, weight, eps)
+    rows, weight = widen(x), widen(weight)
     operator = _NativeRmsNorm if runs_natively(rows, weight) else _RmsNorm
-    return operator.apply(rows, weight, eps).astype(x.dtype).reshape(x.shape)
+    return operator.apply(rows, weight, eps).astype(x.dtype)
 
 
 def mean_square(x: paddle.Tensor) -> paddle.Tensor:

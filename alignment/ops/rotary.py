@@ -23,7 +23,7 @@ class RotaryTables:
 
 
 class PositionTables:
-    """Rotary factors of all positions so far, computed once on the device and gathered by position."""
+    """Rotary factors of all positions so far, computed once and gathered by position."""
 
     def __init__(self, frequencies: np.ndarray, scale: float, long_frequencies: np.ndarray | None = None) -> None:
         """``frequencies`` [D/2] in radians per token; ``scale`` multiplies cosines and sines.
@@ -32,14 +32,14 @@ class PositionTables:
         """
         self._scale = scale
         self._kinds = [frequencies] if long_frequencies is None else [frequencies, long_frequencies]
-        self._length, self._sides = 0, ()
+        self._length, self._table = 0, np.empty(0)
+        self._sides: tuple[paddle.Tensor, ...] = ()
 
     def rotations(self, positions: np.ndarray, is_long: np.ndarray | None = None) -> np.ndarray:
         """Return ``rotation_tables`` of ``positions`` [M]; ``is_long`` [M]: True in long rows (None: nowhere)."""
-        frequencies = self._kinds[0]
-        if is_long is not None:
-            frequencies = np.where(is_long[:, None], self._kinds[1], frequencies)
-        return rotation_tables(positions, frequencies, scale=self._scale)
+        self._reach(int(positions.max(initial=0)) + 1)
+        rows = positions if is_long is None else positions + is_long * self._length
+        return np.take(self._table, rows, axis=1)
 
     def at(
         self,
@@ -55,8 +55,10 @@ class PositionTables:
 
         They are computed in float32. ``is_long`` as in ``rotations``.
         """
-        if longest > self._length:
-            self._grow(longest)
+        self._reach(longest)
+        if not self._sides:
+            cos, sin = self._table
+            self._sides = tuple(paddle.to_tensor(np.concatenate(pair, 1)) for pair in ((cos, cos), (-sin, sin)))
         if is_long is not None:  # the tables of long rows stand after the others
             positions = positions + paddle.to_tensor(is_long.astype(np.int64) * self._length)
         sides = (paddle.gather(side, positions) for side in self._sides)
@@ -65,12 +67,13 @@ class PositionTables:
         cos, sin = (paddle.tile(x, [1, heads]).astype(dtype) for x in (cos, sin))
         return RotaryTables(cos, sin, halves.flip(1).flatten())
 
-    def _grow(self, longest: int) -> None:
-        """Compute the tables up to the next power of two from ``longest`` positions on."""
+    def _reach(self, longest: int) -> None:
+        """Have the table of at least ``longest`` positions: up to the next power of two."""
+        if longest <= self._length:
+            return
         self._length = 1 << (longest - 1).bit_length()
         kinds = [rotation_tables(np.arange(self._length), kind, scale=self._scale) for kind in self._kinds]
-        cos, sin = np.concatenate(kinds, axis=1)
-        self._sides = tuple(paddle.to_tensor(np.concatenate(pair, 1)) for pair in ((cos, cos), (-sin, sin)))
+        self._table, self._sides = np.concatenate(kinds, axis=1), ()
 
 
 def rotation_tables(positions: np.ndarray, inverse_frequencies: np.ndarray, *, scale: float) -> np.ndarray:

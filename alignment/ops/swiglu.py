@@ -13,9 +13,9 @@ from alignment.ops.native.selection import runs_natively
 
 def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
     """Return ``silu(gate) * up`` elementwise; on a GPU by one kernel, which rounds half precision only once."""
-    if device_kernels.on_device(gate):
-        return F.swiglu(gate, up)
-    return (_NativeSwiglu if runs_natively(gate, up) else _Swiglu).apply(gate, up)
+    if runs_natively(gate, up):
+        return _NativeSwiglu.apply(gate, up)
+    return F.swiglu(gate, up) if device_kernels.on_device(gate) else _Swiglu.apply(gate, up)
 
 
 class _Swiglu(PyLayer):

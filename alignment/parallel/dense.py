@@ -8,7 +8,7 @@ from typing import Any
 import paddle
 
 from alignment.metrics import Metric
-from alignment.parallel.runner import Objective, T, mark_filler, metrics_to_host, to_host
+from alignment.parallel.runner import Objective, T, mark_filler, metrics_to_host, set_training, to_host
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology
 from alignment.records import TokenBatch
@@ -24,8 +24,7 @@ class DenseRunner:
 
     def forward(self, batches: Sequence[TokenBatch], read: Callable[[Any, TokenBatch], Any]) -> list[Any]:
         """See ``ModelRunner.forward``; a tuple from ``read`` gives a tuple of arrays."""
-        if self.model.training:
-            self.model.eval()
+        set_training(self.model, False)
         with paddle.no_grad():
             outputs = []
             for index, batch in enumerate(self._shares.take(batches, "forward")):
@@ -35,8 +34,7 @@ class DenseRunner:
 
     def forward_backward(self, batches: Sequence[TokenBatch], objective: Objective) -> list[dict[str, Metric]]:
         """See ``ModelRunner.forward_backward``."""
-        if not self.model.training:
-            self.model.train()
+        set_training(self.model, True)
         metrics = []
         for index, batch in enumerate(self._shares.take(batches, "forward and backward")):
             mark_filler(self.model, self._shares.is_filler(index))

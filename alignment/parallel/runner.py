@@ -58,6 +58,13 @@ def mark_filler(model: Any, is_filler: bool) -> None:
             counter.is_filler = is_filler
 
 
+def set_training(model: Any, is_training: bool) -> None:
+    """Tell ``model`` and its decoder whether the next passes train; no other layer asks (``train()`` walks all)."""
+    for layer in (model, getattr(model, "model", None)):
+        if layer is not None and layer.training != is_training:
+            layer.training = is_training
+
+
 def to_host(value: Any) -> Any:
     """Return tensors as float32 arrays, also inside a tuple, and anything else unchanged."""
     if isinstance(value, tuple):

@@ -20,12 +20,14 @@ def estimate_experience(
     *,
     kl_coeff: float,
     multiplier: float | None = None,
+    rewards: np.ndarray | None = None,
 ) -> Experience:
     """Return the estimates of ``algorithm`` for ``rollout``.
 
-    ``kl_coeff`` is the (possibly adapted) KL coefficient, ``multiplier`` the weight of the cost, if there is one.
+    ``kl_coeff`` is the (possibly adapted) KL coefficient, ``multiplier`` the weight of the cost, if there is one, and
+    ``rewards`` what ``estimate_rewards`` returned, if that was called.
     """
-    judged = _judged(rollout, multiplier)
+    judged = _judged(rollout, multiplier)._replace(rewards=_tensor(rewards))
     with paddle.no_grad():
         estimate = algorithm.estimate(judged, hyperparameters=hyperparameters, kl_coeff=kl_coeff)
     return Experience(
@@ -98,4 +100,4 @@ def _judged(rollout: Rollout, multiplier: float | None) -> Judged:
 
 
 def _tensor(value: np.ndarray | None) -> paddle.Tensor | None:
-    return None if value is None else from_host(value.astype(np.float32))
+    return None if value is None else from_host(value.astype(np.float32, copy=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -11,20 +10,26 @@ from alignment.records import NO_EXPERT, Rollout, TokenBatch
 
 
 def token_batch(
-    rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray] | None = None, *, pad_token_id: int = 0
+    rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray] | None = None
 ) -> TokenBatch:
     """Return ``rows`` [n] of ``rollout`` as one micro-batch whose targets are the response tokens, with its experts.
 
     ``fields`` are arrays [N] or [N, R]; the latter are cut to the micro-batch's response width.
     """
-    prompts, responses = ([parts[i] for i in rows.tolist()] for parts in (rollout.prompts, rollout.responses))
-    sequences = [np.concatenate(pair) for pair in zip(prompts, responses, strict=True)]
-    positions = np.arange(max(map(len, sequences)))
-    targets = [positions[len(p) : len(s)] for p, s in zip(prompts, sequences, strict=True)]
-    width = max(map(len, responses))
-    cut = {name: (value[rows, :width] if value.ndim == 2 else value[rows]) for name, value in (fields or {}).items()}
-    batch = TokenBatch.build(sequences, targets, cut, pad_token_id=pad_token_id)
-    return replace(batch, routed_experts=_experts(rollout, rows, batch.input_ids.shape[1]))
+    starts, counts = rollout.prompt_lengths[rows], rollout.response_lengths[rows]
+    lengths, width = starts + counts, int(counts.max())
+    target_rows, target_columns = np.nonzero(rollout.response_tokens[rows])
+    input_ids = rollout.token_grid[rows, : lengths.max()]
+    return TokenBatch(
+        input_ids=input_ids,
+        lengths=lengths,
+        target_rows=target_rows,
+        target_positions=starts[target_rows] + target_columns,
+        target_columns=target_columns,
+        response_width=width,
+        fields={name: value[rows, :width] if value.ndim == 2 else value[rows] for name, value in (fields or {}).items()},
+        routed_experts=_experts(rollout, rows, input_ids.shape[1]),
+    )
 
 
 def _experts(rollout: Rollout, rows: np.ndarray, width: int) -> np.ndarray | None:

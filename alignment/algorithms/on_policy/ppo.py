@@ -87,7 +87,8 @@ def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: f
     """Shape rewards, then apply GAE; returns are computed before the advantages are whitened."""
     assert judged.values is not None
     kl_coeff = hyperparameters.kl_coeff if kl_coeff is None else kl_coeff
-    kl, rewards = _kl_and_rewards(judged, hyperparameters, kl_coeff)
+    kl = limited_kl(judged, hyperparameters)
+    rewards = _shaped(judged, kl, hyperparameters, kl_coeff) if judged.rewards is None else judged.rewards
     advantages, returns = advantages_and_returns(rewards, judged.values, mask=judged.mask, numbers=hyperparameters)
     advantages = normalized(advantages, judged.mask, hyperparameters)
     return Estimate(advantages, returns, rewards, kl_rewards(kl, mask=judged.mask, kl_coeff=kl_coeff))
@@ -95,12 +96,11 @@ def estimate(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: f
 
 def rewards_of(judged: Judged, *, hyperparameters: PPOHyperparameters, kl_coeff: float) -> Tensor:
     """Return the rewards [N, R] of ``estimate``."""
-    return _kl_and_rewards(judged, hyperparameters, kl_coeff)[1]
+    return _shaped(judged, limited_kl(judged, hyperparameters), hyperparameters, kl_coeff)
 
 
-def _kl_and_rewards(judged: Judged, numbers: PPOHyperparameters, kl_coeff: float) -> tuple[Tensor, Tensor]:
-    kl = limited_kl(judged, numbers)
-    rewards = shape_rewards(
+def _shaped(judged: Judged, kl: Tensor, numbers: PPOHyperparameters, kl_coeff: float) -> Tensor:
+    return shape_rewards(
         judged.scores,
         kl,
         mask=judged.mask,
@@ -108,7 +108,6 @@ def _kl_and_rewards(judged: Judged, numbers: PPOHyperparameters, kl_coeff: float
         clip_range_score=numbers.clip_range_score,
         clip_placement=numbers.clip_placement,
     )
-    return kl, rewards
 
 
 def limited_kl(judged: Judged, numbers: PPOHyperparameters) -> Tensor:

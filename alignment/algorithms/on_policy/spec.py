@@ -36,6 +36,8 @@ class Judged(NamedTuple):
     """[N, R], of the frozen reference (if ``needs_reference``)."""
     values: Tensor | None = None
     """[N, R], of the critic before the update (if ``needs_critic``)."""
+    rewards: Tensor | None = None
+    """[N, R], those of the algorithm's ``rewards``, if they have been asked for already."""
     costs: Tensor | None = None
     """[N], one cost per response (if ``needs_cost``)."""
     cost_values: Tensor | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,9 +64,9 @@ PASSED = PassedTokens()
 """Of this process, since ``share_tokens`` was called."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Forest:
-    """The M tokens of n right-padded rows [n, S], packed without padding."""
+    """The M tokens of n right-padded rows [n, S], packed without padding; its arrays are read-only."""
 
     lengths: np.ndarray
     """[n] tokens of each row, in packed order."""
@@ -123,7 +124,16 @@ class Forest:
 
 def pack(ids: np.ndarray, lengths: np.ndarray) -> Forest:
     """Pack rows ``ids`` [n, S] of ``lengths`` [n], sharing what ``share_tokens`` allows."""
-    return Forest.grow(ids, lengths) if _wanted and len(ids) > 1 else Forest.plain(lengths, ids.shape[1])
+    if not _wanted or len(ids) < 2:
+        return Forest.plain(lengths, ids.shape[1])
+    return _grow_once(*(np.ascontiguousarray(x, np.int64).tobytes() for x in (ids, lengths)))
+
+
+@lru_cache(maxsize=8)
+def _grow_once(ids: bytes, lengths: bytes) -> Forest:
+    """Return the forest of int64 rows; the models of a run read the same rows one after the other."""
+    counts = np.frombuffer(lengths, np.int64)
+    return Forest.grow(np.frombuffer(ids, np.int64).reshape([len(counts), -1]), counts)
 
 
 def _equal_beginnings(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -104,4 +104,4 @@ def to_grid(flat: paddle.Tensor, batch: TokenBatch) -> paddle.Tensor:
     """Return ``flat`` [T] scattered into the response grid [n, R] of ``batch``, zero elsewhere; carries gradients."""
     shape = [batch.input_ids.shape[0], batch.response_width]
     cells = from_host(batch.target_rows * batch.response_width + batch.target_columns)
-    return paddle.scatter_nd(cells.unsqueeze(-1), flat, [shape[0] * shape[1]]).reshape(shape)
+    return paddle.scatter(paddle.zeros([shape[0] * shape[1]], flat.dtype), cells, flat).reshape(shape)

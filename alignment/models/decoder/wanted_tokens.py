@@ -7,6 +7,7 @@ leaving it out changes no sum.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import paddle
@@ -32,7 +33,11 @@ class WantedTokens:
     @classmethod
     def build(cls, forest: Forest, rows: np.ndarray, positions: np.ndarray) -> WantedTokens:
         """Build for the tokens at ``positions`` [T] of ``rows`` [T] of the batch that ``forest`` packs."""
-        places = forest.places[rows, positions]
+        return _build_once(forest, forest.places[rows, positions].tobytes())
+
+    @classmethod
+    def at(cls, forest: Forest, places: np.ndarray) -> WantedTokens:
+        """Build for the tokens at ``places`` [T] of ``forest``."""
         sequences, positions = forest.owners(places)
         end = np.zeros_like(forest.lengths) if forest.shared is None else forest.shared.copy()
         first = forest.lengths.copy()
@@ -53,3 +58,9 @@ class WantedTokens:
     def of_queries(self, x: paddle.Tensor) -> paddle.Tensor:
         """Return [T, H], those of x [Q, H] that are read."""
         return x if self.inner is None else paddle.gather(x, self.inner)
+
+
+@lru_cache(maxsize=8)
+def _build_once(forest: Forest, places: bytes) -> WantedTokens:
+    """Return ``WantedTokens.at``; models that read the same rows want the same tokens of them."""
+    return WantedTokens.at(forest, np.frombuffer(places, np.int64))
