@@ -56,7 +56,7 @@ def ppo_policy_loss(
     is_clipped = (clipped > unclipped).astype(ratio.dtype)
     if clip.dual is not None:
         is_bounded = (bounded < losses).astype(ratio.dtype)
-        loss.metrics["policy/dual_clip_fraction"] = Metric(mean.average(is_bounded).detach())
+        loss.metrics["policy/dual_clip_fraction"] = Metric(mean.average(is_bounded))
     return Loss(loss.value, loss.metrics | _ratio_metrics(log_ratio, ratio, is_clipped, mean))
 
 
@@ -107,7 +107,7 @@ def sapo_loss(
 
 def entropy_bonus(entropy: Tensor, *, coeff: float, mean: TokenMean) -> Loss:
     """Return -coeff times the mean of ``entropy`` [n, R] in nats; metric ``policy/entropy`` (no coefficient)."""
-    return Loss(-coeff * mean.of(entropy), {"policy/entropy": Metric(mean.average(entropy).detach())})
+    return Loss(-coeff * mean.of(entropy), {"policy/entropy": Metric(mean.average(entropy.detach()))})
 
 
 def _bound_negative(losses: Tensor, advantages: Tensor, dual: float | None) -> Tensor:
@@ -138,12 +138,12 @@ def _ratio_metrics(log_ratio: Tensor, ratio: Tensor, is_clipped: Tensor, mean: T
 
     The estimates are those of tokens, with ``log_ratio``, whatever ``ratio`` is of.
     """
-    log_ratio = log_ratio.detach()
+    log_ratio, ratio = log_ratio.detach(), ratio.detach()
     own_ratio = paddle.exp(paddle.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
     return {
-        "policy/clip_fraction": Metric(mean.average(is_clipped).detach()),
-        "policy/ratio_mean": Metric(mean.average(ratio).detach()),
-        "policy/ratio_max": Metric(zero_outside(ratio, mean.mask).max().detach(), "max"),
+        "policy/clip_fraction": Metric(mean.average(is_clipped)),
+        "policy/ratio_mean": Metric(mean.average(ratio)),
+        "policy/ratio_max": Metric(zero_outside(ratio, mean.mask).max(), "max"),
         "policy/approx_kl": Metric(mean.average(-log_ratio)),
         "policy/approx_kl_k3": Metric(mean.average(own_ratio - 1.0 - log_ratio)),
     }

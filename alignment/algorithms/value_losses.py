@@ -38,8 +38,8 @@ def clipped_value_loss(
     value = mean.of(0.5 * paddle.maximum(errors, clipped_errors))
     metrics = {
         "critic/loss": Metric(value.detach()),
-        "critic/value_mean": Metric(mean.average(values).detach()),
-        "critic/clip_fraction": Metric(mean.average((clipped_errors > errors).astype(values.dtype)).detach()),
+        "critic/value_mean": Metric(mean.average(values.detach())),
+        "critic/clip_fraction": Metric(mean.average((clipped_errors > errors).astype(values.dtype))),
     }
     return Loss(value, metrics)
 

@@ -15,8 +15,8 @@ def prompt_families(prompts: Sequence[np.ndarray], lengths: Sequence[Sequence[in
     """Return the families of rows with the same one of ``prompts``; ``lengths``: of the sequences of each row."""
     numbers: dict[bytes, int] = {}
     known = [numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts]
-    shared = [shareable(len(prompt), sizes) for prompt, sizes in zip(prompts, lengths, strict=True)]
-    return Families(known, np.array(shared, np.int64))
+    longest = np.array([max(sizes) for sizes in lengths], np.int64)
+    return Families(known, shareable(np.array([*map(len, prompts)], np.int64), longest))
 
 
 def count_samples(samples: Sequence[Sample], *, shares: bool) -> tuple[list[int], Families | None]:

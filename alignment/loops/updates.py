@@ -142,8 +142,7 @@ class OnPolicyUpdater:
             rows = np.sort(rows)
         sizes, prompts = rollout.prompt_lengths[rows] + rollout.response_lengths[rows], rollout.prompt_lengths[rows]
         if sharing_tokens():
-            shared = [shareable(prompt, [size]) for prompt, size in zip(prompts.tolist(), sizes.tolist(), strict=True)]
-            shared = np.array(shared, np.int64) * self.plan.counts_shared_once
+            shared = shareable(prompts, sizes) * self.plan.counts_shared_once
             families = Families(rollout.group_ids[rows], shared)
         groups = [rows[group] for group in self.plan.micro_batches.divide(sizes, families)]
         return groups, [token_batch(rollout, group, fields) for group in groups]

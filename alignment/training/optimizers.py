@@ -92,7 +92,7 @@ class NamedAdamW:
 
     def _tell_obstacle(self, updated: Mapping[str, paddle.Tensor]) -> bool:
         """Return whether the compiled kernel cannot update these parameters; the log says so once."""
-        found = next((n for n, p in updated.items() if not runs_natively(p, p.grad) or not p.is_contiguous()), None)
+        found = next((n for n, p in updated.items() if not runs_natively(p) or not p.is_contiguous()), None)
         if found is not None and not self._has_told:
             weight = updated[found]
             kind = str(weight.dtype).removeprefix("paddle.")
@@ -123,8 +123,10 @@ class NamedAdamW:
 
     def _create_state(self, parameters: Iterable[paddle.Tensor]) -> None:
         """Create the moments of those ``parameters`` that have none, from a loaded state if there is one."""
-        block = paddle.base.framework.default_main_program().global_block()
-        self._optimizer._create_accumulators(block, list(parameters))
+        kept = self._optimizer._accumulators.get("moment1", {})
+        if new := [parameter for parameter in parameters if parameter.name not in kept]:
+            block = paddle.base.framework.default_main_program().global_block()
+            self._optimizer._create_accumulators(block, new)
 
     def clear(self) -> None:
         """Clear the accumulated gradients."""

@@ -60,7 +60,7 @@ class PolicyLoss:
             kind, clamp = hyperparameters.kl_loss_estimator, hyperparameters.kl_loss_limit
             kl = kl_loss(logprobs, fields["ref_logprobs"], kind=kind, clamp=clamp)
             value = value + hyperparameters.kl_loss_weight * mean.of(kl)
-            metrics["policy/kl_loss"] = Metric(mean.average(kl).detach())
+            metrics["policy/kl_loss"] = Metric(mean.average(kl.detach()))
         if entropy is None:
             assert not hyperparameters.has_entropy_bonus, "an entropy bonus needs the entropy"
             return Loss(value, metrics)

@@ -161,13 +161,14 @@ class FusedEngine:
         pool, settings = self._packed.pool, self._settings
         for sequence in sequences:
             prompt, length = len(sequence.prompt), len(sequence.prompt) + sequence.limit
+            # An answer's last token is not fed through the model.
+            needed = blocks_for(length - 1, settings.block_tokens)
+            if length <= pool.max_length and needed <= pool.num_blocks:
+                continue
             what = f"prompt {sequence.index} has {prompt} tokens and its answer may have {sequence.limit}"
             if length > pool.max_length:
                 raise UserError(f"{what}; together at most max_length={pool.max_length}")
-            # An answer's last token is not fed through the model.
-            needed = blocks_for(length - 1, settings.block_tokens)
-            if needed > pool.num_blocks:
-                raise UserError(
-                    f"{what}; their keys and values need {needed * pool.block_bytes} bytes, "
-                    f"rollout_kv_memory={settings.kv_memory} holds {pool.num_blocks * pool.block_bytes}"
-                )
+            raise UserError(
+                f"{what}; their keys and values need {needed * pool.block_bytes} bytes, "
+                f"rollout_kv_memory={settings.kv_memory} holds {pool.num_blocks * pool.block_bytes}"
+            )

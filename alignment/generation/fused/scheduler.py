@@ -187,7 +187,9 @@ class Scheduler:
         while self._queue and self._free_slots and self._fits(self._queue[0]):
             sequence = self._queue.popleft()
             sequence.slot = self._free_slots.pop()
-            sequence.tokens = np.concatenate([sequence.prompt, sequence.answer.astype(np.int32)])
+            sequence.tokens = sequence.prompt
+            if len(sequence.answer):
+                sequence.tokens = np.concatenate([sequence.prompt, sequence.answer.astype(np.int32)])
             self._paging.enter(sequence)
             self.slots.enter(sequence)
             self._in_slot[sequence.slot] = sequence
@@ -210,7 +212,7 @@ class Scheduler:
     def _fill(self, step: Step) -> Step:
         """Return ``step`` extended by rows of sequences whose known tokens are not computed yet."""
         budget, copies = max(1, self._max_rows - len(step.tokens)), []
-        pieces, logit_rows, drawn = [(step.tokens, step.slots, step.positions)], [], []
+        tokens, pieces, logit_rows, drawn = [step.tokens], [], [], []
         num_rows = len(step.tokens)
         for sequence in self._filling:
             if budget == 0:
@@ -218,21 +220,23 @@ class Scheduler:
             if not sequence.can_compute:
                 continue
             copies.append(self._paging.start_writing(sequence))
-            piece = _chunk(sequence, budget)
-            pieces.append(piece)
-            count = len(piece[0])
+            first = sequence.computed
+            piece = sequence.tokens[first : first + budget]
+            count = len(piece)
+            tokens.append(piece)
+            pieces.append((sequence.slot, first, count))
             self._advances.append((sequence, count))
             budget, num_rows = budget - count, num_rows + count
-            if sequence.computed + count == len(sequence.tokens):
+            if first + count == len(sequence.tokens):
                 logit_rows.append(num_rows - 1)
                 drawn.append(sequence.slot)
         ended = set(drawn)
         self._filling = [sequence for sequence in self._filling if sequence.slot not in ended]
-        tokens, slots, positions = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        slots, positions = _spread(pieces)
         return Step(
-            tokens,
-            slots,
-            positions,
+            np.concatenate(tokens),
+            np.concatenate([step.slots, slots]),
+            np.concatenate([step.positions, positions]),
             np.append(step.logit_rows, np.array(logit_rows, np.int32)),
             np.append(step.drawn_slots, np.array(drawn, np.int32)),
             tuple(copy for copy in copies if copy is not None),
@@ -246,8 +250,8 @@ def _age(sequence: Sequence) -> int:
     return sequence.index
 
 
-def _chunk(sequence: Sequence, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return int32 (tokens, slots, positions) of the next known tokens of ``sequence``, at most ``budget``."""
-    first, end = sequence.computed, min(sequence.computed + budget, len(sequence.tokens))
-    positions = np.arange(first, end, dtype=np.int32)
-    return sequence.tokens[first:end], np.full(end - first, sequence.slot, np.int32), positions
+def _spread(pieces: Several[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return int32 (slots, positions) of all rows of ``pieces``: (slot, first position, number of rows) each."""
+    slots, firsts, counts = np.array(pieces, np.int32).reshape(-1, 3).T
+    shifts = firsts - (np.cumsum(counts, dtype=np.int32) - counts)
+    return np.repeat(slots, counts), np.arange(counts.sum(), dtype=np.int32) + np.repeat(shifts, counts)

@@ -33,8 +33,9 @@ class Slots:
     def enter(self, sequence: Sequence) -> None:
         """Initialise the slot of ``sequence``, which must have its blocks and known tokens."""
         slot, done, known = sequence.slot, len(sequence.answer), len(sequence.tokens)
-        self._answers[slot, :done] = sequence.answer
-        self._logprobs[slot, :done] = sequence.logprobs
+        if done:
+            self._answers[slot, :done] = sequence.answer
+            self._logprobs[slot, :done] = sequence.logprobs
         self.answered[slot] = done
         self.limits[slot] = sequence.limit
         self.sequence_ids[slot] = sequence.sequence_id & 0xFFFFFFFFFFFFFFFF

@@ -6,7 +6,6 @@ and backward; the gradient of a shared token is the sum over its rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,9 +32,9 @@ def sharing_tokens() -> bool:
     return _wanted
 
 
-def shareable(prefix: int, lengths: Sequence[int]) -> int:
-    """Return how many of the first ``prefix`` tokens all rows of ``lengths`` share with others that begin with them."""
-    return prefix if all(prefix * LEAST_SHARE >= length for length in lengths) else 0
+def shareable(prefixes: np.ndarray, longest: np.ndarray) -> np.ndarray:
+    """Return how many of their first ``prefixes`` [n] tokens rows of up to ``longest`` [n] share with their likes."""
+    return np.where(prefixes * LEAST_SHARE >= longest, prefixes, 0)
 
 
 class PassedTokens:
