@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from ppo_step_flops import FORWARD, TRAINING, Family, Pass, Rows, padded, shared
-from ppo_step_pairs import PairWork
+from ppo_step_pairs import Pair, PairWork
 from ppo_step_work import Work
 
 BUDGET = 4096
@@ -86,6 +86,21 @@ def _generated(work: Work, *, is_sorted: bool, rows_per_call: int = 16) -> Pass:
     steps = sum(call.answers[0] for call in calls)
     tokens, pairs, targets = (sum(getattr(rows, name) for rows in each) for name in ("tokens", "pairs", "targets"))
     return Pass(Rows(tokens, pairs, targets, steps), FORWARD, True, decodes=True)
+
+
+def call_rows(work: Work, prompts: Sequence[int]) -> Rows:
+    """Return what a call of ``generate`` for the ``prompts`` (their numbers) computes: every row is as long as the
+    longest prompt and answer, and rows share nothing.
+    """
+    answers = work.response_lengths.reshape(-1, work.answers)[prompts]
+    family = Family(int(work.prompt_lengths[prompts].max()), (int(answers.max()),))
+    return shared([family] * answers.size)
+
+
+def pair_rows(pairs: Sequence[Pair], *, is_causal: bool) -> Rows:
+    """Return what a micro-batch of ``pairs`` computes: all answers padded to the longest row, each with its prompt."""
+    rows = [(len(pair.prompt), len(answer)) for pair in pairs for answer in (pair.better, pair.worse)]
+    return padded([rows], is_causal=is_causal)
 
 
 def _pair_passes(work: PairWork) -> dict[str, Passes]:

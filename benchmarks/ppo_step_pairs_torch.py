@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from ppo_step_flops import Rows, padded
+from ppo_step_counted import pair_rows
 from ppo_step_pairs import START, Pair, PairWork
 from ppo_step_part import Part, pick
 from ppo_step_torch import load_model
@@ -55,7 +55,8 @@ class TorchPairs:
         """Make one update; return the loss and the gradient norm, if all micro-batches are measured."""
         self.part.start()
         total, batches = 0.0, list(self._divide(self.work.pairs(number)))
-        for pairs in pick(batches, self.part.choose("step", map(self._counted, batches), self.work.peer_batches)):
+        counted = [pair_rows(pairs, is_causal=self.is_best) for pairs in batches]
+        for pairs in pick(batches, self.part.choose("step", counted, self.work.peer_batches)):
             loss = (self._rewards if self.reference is None else self._preferences)(pairs) / self.work.num_pairs
             loss.backward()
             total += loss.item()
@@ -64,11 +65,6 @@ class TorchPairs:
             self.optimizer.step()
             self.optimizer.zero_grad()
         return {} if self.work.peer_batches else {"loss": [total], "gradient_norm": norm}
-
-    def _counted(self, pairs: Sequence[Pair]) -> Rows:
-        """Return what a micro-batch computes in the layers."""
-        rows = [(len(pair.prompt), len(answer)) for pair in pairs for answer in (pair.better, pair.worse)]
-        return padded([rows], is_causal=self.is_best)
 
     def _divide(self, pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
         if self.is_best:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from ppo_step_flops import Family, padded, shared
-from ppo_step_flops import Rows as Counted
+from ppo_step_counted import call_rows
+from ppo_step_flops import padded
 from ppo_step_part import Part, pick
 from ppo_step_torch import TorchSide
 from ppo_step_work import MODELS
@@ -74,21 +74,15 @@ class RaggedTorchSide(TorchSide):
         count = ROWS_PER_CALL // self.work.answers
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i])) if self._is_best else range(len(prompts))
         calls = [list(order)[first : first + count] for first in range(0, len(prompts), count)]
+        counted = [call_rows(self.work, call) for call in calls]
         # Rows whose call is not measured keep drawn answers of their length.
         responses = {row: torch.from_numpy(response) for row, response in enumerate(self.work.fixed_responses())}
-        for call in pick(calls, self.part.choose("rollout", map(self._counted_call, calls), self.work.peer_batches)):
+        for call in pick(calls, self.part.choose("rollout", counted, self.work.peer_batches)):
             responses.update(self._generate(prompts, call))
         return Rows(
             [prompts[i // self.work.answers] for i in range(self.work.num_rows)],
             [*map(responses.get, range(len(responses)))],
         )
-
-    def _counted_call(self, numbers: Sequence[int]) -> Counted:
-        """Return what a call of ``generate`` computes: every row is as long as the longest prompt and answer."""
-        answers = self.work.answers
-        rows = [number * answers + k for number in numbers for k in range(answers)]
-        longest = max(int(self.work.prompt_lengths[number]) for number in numbers)
-        return shared([Family(longest, (int(self._lengths[rows].max()),))] * len(rows))
 
     def _generate(self, prompts: Sequence[torch.Tensor], numbers: Sequence[int]) -> dict[int, torch.Tensor]:
         """Return by row the answers to the prompts with the given ``numbers``."""

@@ -7,6 +7,7 @@ curves and the arguments that differ are written to ``comparison.html`` in the c
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,11 +38,16 @@ def _write(options: argparse.Namespace) -> Path:
         refuse_foreign_file(path)
         return write_comparison(runs, path)
     (folder,), (run,) = options.runs, runs.values()
-    draw_kept_scores(folder)
     path = options.output or folder / "report.html"
     refuse_foreign_file(path)
     summary = {"updates": run.steps[1] if run.steps else 0} | evaluation_summary(run.series)
-    return write_report(folder, title=title_of(folder), summary=summary, path=path)
+    page = {"title": title_of(folder), "summary": summary, "path": path}
+    if options.output is None:
+        draw_kept_scores(folder)
+        return write_report(folder, **page)
+    with tempfile.TemporaryDirectory() as plots:  # nothing is written to the folder of the run
+        draw_kept_scores(folder, into=Path(plots))
+        return write_report(folder, **page, newer_plots=Path(plots))
 
 
 def _read(folders: Sequence[Path]) -> dict[str, RunFiles]:

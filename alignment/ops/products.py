@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import paddle
 from paddle.autograd import PyLayer
 
 from alignment.ops import onednn
 
-MatmulPrecision = Literal["highest", "medium"]
-"""As torch calls them: float32, or operands rounded to bfloat16 with sums in float32."""
 _rounds = False
 
 
-def choose_matmul_precision(wanted: MatmulPrecision) -> str | None:
-    """Set the precision of float32 products on the CPU of this process, or return why this processor has it not, which
-    leaves ``highest``, the default.
+def round_operands(enabled: bool) -> None:
+    """Set whether float32 products on the CPU of this process round their operands to bfloat16, with sums in float32;
+    the default is not to. ``onednn.find_obstacle`` says whether the processor can.
     """
     global _rounds
-    _rounds = False
-    if wanted == "highest":
-        return None
-    obstacle = onednn.find_obstacle()
-    _rounds = obstacle is None
-    return obstacle
+    _rounds = enabled
 
 
 class _Rounded(PyLayer):

@@ -9,9 +9,7 @@ import numpy as np
 from alignment.records import NO_EXPERT, Rollout, TokenBatch
 
 
-def token_batch(
-    rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray] | None = None
-) -> TokenBatch:
+def token_batch(rollout: Rollout, rows: np.ndarray, fields: Mapping[str, np.ndarray] | None = None) -> TokenBatch:
     """Return ``rows`` [n] of ``rollout`` as one micro-batch whose targets are the response tokens, with its experts.
 
     ``fields`` are arrays [N] or [N, R]; the latter are cut to the micro-batch's response width.
@@ -27,7 +25,7 @@ def token_batch(
         target_positions=starts[target_rows] + target_columns,
         target_columns=target_columns,
         response_width=width,
-        fields={name: value[rows, :width] if value.ndim == 2 else value[rows] for name, value in (fields or {}).items()},
+        fields={name: v[rows, :width] if v.ndim == 2 else v[rows] for name, v in (fields or {}).items()},
         routed_experts=_experts(rollout, rows, input_ids.shape[1]),
     )
 

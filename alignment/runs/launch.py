@@ -11,14 +11,15 @@ from pathlib import Path
 from alignment.architecture.layout import Layout
 from alignment.arguments.effects import refuse_unbuilt, report_effects
 from alignment.arguments.global_batches import share_global_batches
-from alignment.arguments.keys.training import TrainingArguments
+from alignment.arguments.keys.training import HIGHEST, MatmulPrecision, TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.arguments.peers.presets import describe as describe_preset
 from alignment.errors import ArgumentError
 from alignment.models.decoder.forest import share_tokens
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import native_ops_enabled, use_native_ops
-from alignment.ops.products import MatmulPrecision, choose_matmul_precision
+from alignment.ops.onednn import find_obstacle
+from alignment.ops.products import round_operands
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.meeting import read_world
 from alignment.parallel.comms.stop_signals import StopSignals
@@ -122,17 +123,21 @@ def choose_sharing(wanted: bool | None) -> None:
         )
 
 
-def choose_precision(wanted: MatmulPrecision) -> None:
-    """Compute float32 products of linear layers and heads on the CPU in this precision; ArgumentError if it has none of
-    ``medium``.
+def choose_precision(world: Group, *, wanted: MatmulPrecision) -> None:
+    """Compute float32 products of linear layers and heads on the CPU in this precision; the same ArgumentError on all
+    processes of ``world`` if the processor of one does not have it.
     """
-    obstacle = choose_matmul_precision(wanted)
+    rounds = wanted != HIGHEST
+    round_operands(False)
+    obstacles = world.gather_objects(find_obstacle(), "precision") if rounds else []
+    obstacle = next((o for o in obstacles if o is not None), None)
     if obstacle is not None:
         raise ArgumentError(
             f"float32_matmul_precision={wanted} needs a processor that multiplies in bfloat16 (AVX512_BF16 or AMX): "
-            f"{obstacle}; here it can only be highest"
+            f"{obstacle}; here it can only be {HIGHEST}"
         )
-    if wanted != "highest":
+    round_operands(rounds)
+    if rounds:
         log.info("training and scoring: operands of products are rounded to bfloat16 (float32_matmul_precision)")
 
 
@@ -140,7 +145,7 @@ def _choose_arithmetic(training: TrainingArguments, topology: Topology) -> None:
     on_cpu = topology.device == "cpu"
     choose_operators(topology.world, wanted=training.use_native_ops and on_cpu)
     choose_sharing(wanted=training.share_prefixes)
-    choose_precision(wanted=training.float32_matmul_precision if on_cpu else "highest")
+    choose_precision(topology.world, wanted=training.float32_matmul_precision if on_cpu else HIGHEST)
 
 
 def describe_offload(parts: Collection[str], device: str) -> str | None:

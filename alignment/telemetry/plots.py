@@ -41,9 +41,13 @@ def keep_scores(folder: Path, margins: np.ndarray, **by_length: np.ndarray) -> N
     replace_file(folder / KEPT_FILE, content.getvalue())
 
 
-def draw_kept_scores(output_dir: Path) -> None:
-    """Draw the plots of the run in ``output_dir`` unless they are newer than the kept scores, or there are none."""
+def draw_kept_scores(output_dir: Path, into: Path | None = None) -> None:
+    """Draw the plots of the run in ``output_dir`` unless they are newer than the kept scores, or there are none.
+
+    They are written to the folder ``into`` (None: where the plots of the run lie).
+    """
     kept = output_dir / FOLDER / KEPT_FILE
+    into = into or kept.parent
     if not kept.is_file():
         return
     try:
@@ -53,10 +57,10 @@ def draw_kept_scores(output_dir: Path) -> None:
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         log.warn(f"{kept} is left out of the report: {why_unreadable(error)}")
         return
-    if _is_older(calibration := kept.with_name(CALIBRATION), kept):
-        plot_calibration(margins, calibration)
-    if by_length and _is_older(path := kept.with_name(SCORE_BY_LENGTH), kept):
-        plot_score_by_length(*by_length, path)
+    if _is_older(kept.with_name(CALIBRATION), kept):
+        plot_calibration(margins, into / CALIBRATION)
+    if by_length and _is_older(kept.with_name(SCORE_BY_LENGTH), kept):
+        plot_score_by_length(*by_length, into / SCORE_BY_LENGTH)
 
 
 def _is_older(picture: Path, kept: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,7 +100,34 @@ def test_a_saving_is_compared_with_all_on_and_all_off(tmp_path):
     assert next(v for k, v in table.items() if "packing" in k) == ("2.00", "2.00", "3.00", "0.75")
 
 
-def test_seconds_of_a_part_stand_for_the_whole():
+def test_a_call_of_generate_is_as_long_as_its_longest_prompt_and_answer():
+    from ppo_step_counted import call_rows
+
+    # Two answers each: of 2 and 4 tokens to a prompt of 3, and of 1 and 1 to a prompt of 5.
+    lengths = {"prompt_lengths": np.array([3, 5]), "response_lengths": np.array([2, 4, 1, 1])}
+    work = SimpleNamespace(answers=2, **lengths)
+    both, first = call_rows(work, [0, 1]), call_rows(work, [0])
+    assert (both.tokens, both.targets, both.reads) == (4 * (5 + 4), 4 * 4, 1)
+    assert both.pairs == 4 * (15 + 5 * 4 + 10)  # within the prompt, from the answer to it, within the answer
+    assert both.wanted == (4 * 4, 4 * (5 + 3 * 5 + 6))  # the prompt's last token, and the answer's but its last
+    assert (first.tokens, first.pairs) == (2 * (3 + 4), 2 * (6 + 3 * 4 + 10))
+    assert call_rows(work, [1]).tokens == 2 * (5 + 1)
+
+
+def test_a_micro_batch_of_pairs_is_padded_to_its_longest_row():
+    from ppo_step_counted import pair_rows
+    from ppo_step_pairs import Pair
+
+    pairs = [Pair(*map(np.zeros, sizes)) for sizes in ((3, 2, 1), (3, 1, 4))]
+    square, causal = (pair_rows(pairs, is_causal=is_causal) for is_causal in (False, True))
+    assert (square.tokens, square.targets, square.reads) == (4 * 7, 2 + 1 + 1 + 4, 1) and square.wanted is None
+    assert (square.pairs, causal.pairs) == (4 * 7 * 7, 4 * 28)
+    assert (causal.tokens, causal.targets) == (square.tokens, square.targets)
+    assert pair_rows(pairs[:1], is_causal=True).pairs == 2 * 15
+
+
+def test_seconds_of_a_part_stand_for_the_whole(monkeypatch):
+    import ppo_step_part
     from ppo_step_flops import padded
     from ppo_step_part import Part, pick, spread, whole_seconds
 
@@ -110,9 +138,11 @@ def test_seconds_of_a_part_stand_for_the_whole():
     side.part = Part({"hidden_size": 4, "num_hidden_layers": 2, "vocab_size": 9, "intermediate_size": 8})
     chosen = side.part.choose("update", [padded([[(6, 0)] * 4])] * 4, 1)
     assert pick("abcd", chosen) == ["c"] and side.part.shares == {"update": 0.25}
-    with side.part.once("update"):
-        pass
-    side.part._apart["update"] = (1.0, 0.5)
+    wall, cpu = iter([10.0, 10.75, 20.0, 20.25]), iter([1.0, 1.5, 3.0, 3.0])  # 1 second in all, .5 of the processor
+    monkeypatch.setattr(ppo_step_part, "time", SimpleNamespace(perf_counter=wall.__next__, process_time=cpu.__next__))
+    for _ in range(2):
+        with side.part.once("update"):
+            pass
     assert side.part.whole({"update": (3.0, 2.0), "rollout": (7.0, 6.0)}) == {
         "update": (9.0, 6.5),
         "rollout": (7.0, 6.0),

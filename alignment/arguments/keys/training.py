@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from alignment.fields import Case, Situation, argument, unless, where, where_given
 
+MatmulPrecision = Literal["highest", "medium"]
+"""As torch calls them: float32, or operands rounded to bfloat16 with sums in float32."""
+HIGHEST: MatmulPrecision = "highest"
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"]
 
 
@@ -69,7 +72,7 @@ _NO_FOREST = (
 
 
 def _rounds_off_cpu(value: Any, s: Situation) -> bool:
-    return value != "highest" and s.device != "cpu"
+    return value != HIGHEST and s.device != "cpu"
 
 
 _NO_ROUNDING = Case(_rounds_off_cpu, "it is for the CPU; on a GPU set bf16", "the device is a GPU")
@@ -181,7 +184,7 @@ class TrainingArguments:
     """What recompute recomputes: whole layers, the attention block, or only the attention weights."""
     use_native_ops: bool = argument(True, inert_when=_NO_NATIVE)
     """Train and score with compiled CPU operators (attention, norms, activation, log-probs) if they can be built."""
-    float32_matmul_precision: Literal["highest", "medium"] = argument("highest", inert_when=_NO_ROUNDING)
+    float32_matmul_precision: MatmulPrecision = argument(HIGHEST, inert_when=_NO_ROUNDING)
     """Products of linear layers and vocabulary heads in training and scoring on a CPU, named as in torch. highest:
     float32; medium: both operands rounded to bfloat16, sums, weights, gradients and moments in float32. Needs a
     processor with AVX512_BF16 or AMX; docs/bf16.md states the error. The compiled engine, attention and the experts of

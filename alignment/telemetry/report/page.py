@@ -24,7 +24,7 @@ from alignment.telemetry.files import replace_file
 from alignment.telemetry.report.charts import ChartGroup, build_groups
 from alignment.telemetry.report.explanations import HACKING, REWARD
 from alignment.telemetry.report.metric_rows import metric_rows, summary_cards
-from alignment.telemetry.report.run_files import RunFiles, read_run_files
+from alignment.telemetry.report.run_files import RunFiles, read_plots, read_run_files
 from alignment.telemetry.report.sections import (
     argument_differences,
     argument_rows,
@@ -49,12 +49,14 @@ def write_report(
     summary: Mapping[str, Any],
     path: Path | None = None,
     tables: Sequence[ReportTable] = (),
+    newer_plots: Path | None = None,
 ) -> Path:
     """Write the page of the run in ``output_dir`` to ``path`` (None: its ``report.html``) and return the path.
 
     ``summary`` maps a label to a number or text, or to a pair (before, after), which is shown with its change. The page
     is built from metrics.jsonl, samples.jsonl, hacking.json, ledger.json, arguments.json, readiness.json and
-    plots/*.png; each may be missing. ``tables`` follow the summary.
+    plots/*.png; each may be missing. ``tables`` follow the summary. ``newer_plots`` is a folder of PNGs that replace
+    those of the same names.
     """
     output_dir = Path(output_dir)
     run = read_run_files(output_dir)
@@ -72,7 +74,7 @@ def write_report(
         leading=[group for group in groups if group.title in LEADING],
         groups=[group for group in groups if group.title not in LEADING],
         comparison=comparison(run.samples),
-        plots=run.plots,
+        plots=run.plots | ({} if newer_plots is None else read_plots(newer_plots)),
         readiness=run.readiness,
         ledger=ledger_rows(run.ledger),
         arguments=argument_rows(run.arguments),

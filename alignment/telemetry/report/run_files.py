@@ -68,11 +68,13 @@ def read_run_files(output_dir: Path) -> RunFiles:
         arguments=_read_json(output_dir / "arguments.json"),
         readiness=_read_json(output_dir / "readiness.json"),
         findings=_read_json(output_dir / HACKING_FILE),
-        plots={
-            path.stem: base64.b64encode(path.read_bytes()).decode("ascii")
-            for path in sorted((output_dir / "plots").glob("*.png"))
-        },
+        plots=read_plots(output_dir / "plots"),
     )
+
+
+def read_plots(folder: Path) -> dict[str, str]:
+    """Return the content of each PNG in ``folder`` in base64, by name."""
+    return {path.stem: base64.b64encode(path.read_bytes()).decode("ascii") for path in sorted(folder.glob("*.png"))}
 
 
 def _read_series(path: Path) -> dict[str, list[Point]]:

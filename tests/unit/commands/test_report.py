@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alignment.commands import report
 from alignment.commands.main import main
+from alignment.telemetry.plots import keep_scores
 from alignment.telemetry.report.page import write_report
 from alignment.telemetry.writers import open_writers
 
@@ -37,6 +39,16 @@ def test_one_run(capsys):
     assert "<h1>ppo</h1>" in page and "steps 0 to 2" in page and "change +2" in page
     assert status_of("report", ["first/ppo", "--output", "new/here.html"]) == 0
     assert Path("new/here.html").read_text() == page
+
+
+def test_a_page_elsewhere_has_the_plots_and_leaves_the_run_as_it_is():
+    keep_scores(Path("first/ppo/plots"), np.array([1.0, -0.5, 2.0]))
+    before = sorted(Path("first").rglob("*"))
+    assert status_of("report", ["first/ppo", "--output", "new/here.html"]) == 0
+    assert sorted(Path("first").rglob("*")) == before
+    assert status_of("report", ["first/ppo"]) == 0
+    assert Path("first/ppo/plots/calibration.png").is_file()
+    assert Path("new/here.html").read_text() == Path("first/ppo/report.html").read_text()
 
 
 def test_several_runs_are_told_apart_by_their_folders(capsys):

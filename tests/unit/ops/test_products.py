@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
@@ -10,6 +12,7 @@ from alignment.errors import ArgumentError
 from alignment.ops import onednn, products
 from alignment.ops.head_product import HeadProduct
 from alignment.ops.linear import linear
+from alignment.parallel.comms.group import ALONE
 from alignment.runs import launch
 from tests.bf16.rounded import matmul as rounded_matmul
 
@@ -19,7 +22,7 @@ def rounding(monkeypatch):
     """Let products round, on a processor that may not be able to."""
     monkeypatch.setattr(onednn, "matmul", rounded_matmul)
     monkeypatch.setattr(products, "_rounds", False)
-    assert products.choose_matmul_precision("medium") is None
+    products.round_operands(True)
 
 
 def draw(*shape):
@@ -95,7 +98,7 @@ def test_what_is_frozen_gets_no_gradient(rounding, frozen):
 def test_other_types_and_the_default_do_not_round(rounding):
     numbers = paddle.full([2, 2], 1.0 + 2.0**-10, "float64")
     assert float(linear(numbers, paddle.eye(2, dtype="float64"))[0, 0]) == 1.0 + 2.0**-10
-    assert products.choose_matmul_precision("highest") is None
+    products.round_operands(False)
     numbers = numbers.astype("float32")
     assert float(linear(numbers, paddle.eye(2))[0, 0]) == 1.0 + 2.0**-10
 
@@ -110,14 +113,33 @@ def test_a_processor_that_cannot_is_refused_and_computes_in_float32(monkeypatch)
     with pytest.raises(
         ArgumentError, match=r"float32_matmul_precision=medium needs .* returned 3 .* it can only be highest"
     ):
-        launch.choose_precision("medium")
+        launch.choose_precision(ALONE, wanted="medium")
+    assert not products._rounds
+
+
+@pytest.mark.parametrize(("own", "other"), [(None, "no AMX on rank 1"), ("no AMX on rank 0", None)])
+def test_one_processor_that_cannot_is_refused_by_all_in_the_same_words(monkeypatch, own, other):
+    monkeypatch.setattr(launch, "find_obstacle", lambda: own)
+    monkeypatch.setattr(products, "_rounds", True)
+    world = SimpleNamespace(gather_objects=lambda value, what: [value, other])
+    with pytest.raises(ArgumentError, match=rf": {own or other}; here"):
+        launch.choose_precision(world, wanted="medium")
+    assert not products._rounds
+
+
+def test_processors_that_can_are_told_to_round(monkeypatch):
+    monkeypatch.setattr(launch, "find_obstacle", lambda: None)
+    monkeypatch.setattr(products, "_rounds", False)
+    launch.choose_precision(ALONE, wanted="medium")
+    assert products._rounds
+    launch.choose_precision(ALONE, wanted="highest")
     assert not products._rounds
 
 
 def test_a_missing_library_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(onednn.paddle, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(onednn, "_library", onednn._OneDnn)
-    assert "Paddle's oneDNN cannot be opened" in products.choose_matmul_precision("medium")
+    assert "Paddle's oneDNN cannot be opened" in onednn.find_obstacle()
 
 
 def test_the_products_of_this_processor_are_asked_once_and_right_where_there_are_any():
