@@ -13,7 +13,7 @@ from alignment.ops.native.selection import runs_natively
 
 def swiglu(gate: paddle.Tensor, up: paddle.Tensor) -> paddle.Tensor:
     """Return ``silu(gate) * up`` elementwise; on a GPU by one kernel, which rounds half precision only once."""
-    if runs_natively(gate, up):
+    if runs_natively(gate):
         return _NativeSwiglu.apply(gate, up)
     return F.swiglu(gate, up) if device_kernels.on_device(gate) else _Swiglu.apply(gate, up)
 

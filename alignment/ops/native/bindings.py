@@ -13,7 +13,6 @@ from ctypes import (
     c_int64,
     c_uint8,
     c_uint16,
-    c_uint32,
     c_uint64,
     c_void_p,
 )
@@ -69,7 +68,9 @@ class AcSampling(ctypes.Structure):
     ]
 
 
-_INTS, _FLOATS, _MODEL = POINTER(c_int32), POINTER(c_float), c_void_p
+_INTS = _LONGS = _FLOATS = _DOUBLES = _BYTES = c_void_p
+"""Addresses of arrays: making a typed pointer takes as long as drawing a tiny model's token."""
+_MODEL = c_void_p
 FUNCTIONS = {
     "ac_abi_version": (c_int32, []),
     "ac_last_error": (c_char_p, []),
@@ -94,11 +95,11 @@ FUNCTIONS = {
     "ac_sample": (
         c_int32,
         [
-            *(c_int32, c_int32, _FLOATS, POINTER(c_double), POINTER(AcSampling)),
-            *(_INTS, c_int32, POINTER(c_uint8), POINTER(c_void_p), POINTER(c_int64), _FLOATS, c_int32),
+            *(c_int32, c_int32, _FLOATS, _DOUBLES, POINTER(AcSampling)),
+            *(_INTS, c_int32, _BYTES, POINTER(c_void_p), _LONGS, _FLOATS, c_int32),
         ],
     ),
-    "ac_philox_uniform": (None, [c_uint64, c_int32, POINTER(c_uint64), POINTER(c_uint32), POINTER(c_double)]),
+    "ac_philox_uniform": (None, [c_uint64, c_int32, _LONGS, _INTS, _DOUBLES]),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import POINTER, c_float, c_int32, c_uint8, c_uint16
+from ctypes import POINTER, c_uint8, c_uint16
 from typing import Any, Literal
 
 import numpy as np
@@ -75,13 +75,13 @@ class CoreModel:
         positions = cosines.shape[-2]
         shape = (self._tables, positions, self._head_half)
         assert all(table.size == np.prod(shape) for table in tables) and cosines.shape[-1] == shape[-1], cosines.shape
-        self._check(self._handle.ac_model_set_rotary(self._alive(), *map(_floats, tables), positions))
+        self._check(self._handle.ac_model_set_rotary(self._alive(), *map(_address, tables), positions))
 
     def set_layers(self, windows: np.ndarray, rotaries: np.ndarray) -> None:
         """Give each layer its window (0: none) and its rotary table, both [num_layers]."""
         arrays = [_as_ints(array) for array in (windows, rotaries)]
         assert all(array.shape == (self._num_layers,) for array in arrays), windows
-        self._check(self._handle.ac_model_set_layers(self._alive(), *map(_ints, arrays)))
+        self._check(self._handle.ac_model_set_layers(self._alive(), *map(_address, arrays)))
 
     def set_long_slots(self, is_long: np.ndarray) -> None:
         """Give the rows of a slot the last rotary table where ``is_long`` [slots] uint8 is not 0.
@@ -133,8 +133,8 @@ class CoreModel:
         wanted = _as_ints(logit_rows)
         logits = np.empty((len(wanted), self._vocab), np.float32)
         status = self._handle.ac_forward(
-            *(self._alive(), len(tokens), *map(_ints, rows), block_tables.shape[1]),
-            *(len(wanted), _ints(wanted), _floats(logits), threads),
+            *(self._alive(), len(tokens), *map(_address, rows), block_tables.shape[1]),
+            *(len(wanted), _address(wanted), _address(logits), threads),
         )
         failure, self._reduce_failure = self._reduce_failure, None
         if failure is not None:
@@ -171,9 +171,5 @@ def _as_ints(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.int32)
 
 
-def _ints(array: np.ndarray) -> ctypes._Pointer:
-    return array.ctypes.data_as(ctypes.POINTER(c_int32))
-
-
-def _floats(array: np.ndarray) -> ctypes._Pointer:
-    return array.ctypes.data_as(ctypes.POINTER(c_float))
+def _address(array: np.ndarray) -> int:
+    return array.ctypes.data

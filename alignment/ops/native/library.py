@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -94,9 +94,9 @@ class CoreLibrary:
         forbid = None if forbid_stops is None else np.ascontiguousarray(forbid_stops, np.uint8)
         tokens, logprobs = np.empty(rows, np.int64), np.empty(rows, np.float32)
         status = self._handle.ac_sample(
-            *(rows, vocab, _at(logits, c_float), _at(uniforms, c_double), sampling.pack()),
-            *(_at(stops, c_int32), len(stops), None if forbid is None else _at(forbid, c_uint8)),
-            *(_row_pointers(seen, rows, vocab), _at(tokens, c_int64), _at(logprobs, c_float), threads),
+            *(rows, vocab, logits.ctypes.data, uniforms.ctypes.data, sampling.pack()),
+            *(stops.ctypes.data, len(stops), None if forbid is None else forbid.ctypes.data),
+            *(_row_pointers(seen, rows, vocab), tokens.ctypes.data, logprobs.ctypes.data, threads),
         )
         check(self._handle, status)
         return tokens, logprobs
@@ -108,7 +108,7 @@ class CoreLibrary:
         counters = np.ascontiguousarray((positions.astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32))
         numbers = np.empty(len(ids), np.float64)
         self._handle.ac_philox_uniform(
-            seed & 0xFFFFFFFFFFFFFFFF, len(ids), _at(ids, c_uint64), _at(counters, c_uint32), _at(numbers, c_double)
+            seed & 0xFFFFFFFFFFFFFFFF, len(ids), ids.ctypes.data, counters.ctypes.data, numbers.ctypes.data
         )
         return numbers
 
@@ -141,10 +141,6 @@ def find_core() -> Search:
 def load_core() -> CoreLibrary | None:
     """Return the kernel library of this process, None if there is none (``find_core().reason`` says why)."""
     return find_core().core
-
-
-def _at(array: np.ndarray, kind: type) -> ctypes._Pointer:
-    return array.ctypes.data_as(POINTER(kind))
 
 
 def _row_pointers(rows: Sequence[np.ndarray] | None, count: int, length: int) -> ctypes.Array | None:
