@@ -16,7 +16,7 @@ from alignment.algorithms.value_losses import explained_variance, pearson
 from alignment.metrics import Metric
 from alignment.ops.host_arrays import from_host
 from alignment.records import Experience, Rollout
-from alignment.rollout.variety import overlap, repetition
+from alignment.rollout.variety import PairSets
 
 
 @np.errstate(all="ignore")
@@ -100,8 +100,8 @@ def _lengths(rollout: Rollout) -> dict[str, Any]:
 
 
 def _variety(rollout: Rollout) -> dict[str, Any]:
-    shared = overlap(rollout.responses, rollout.group_ids)
-    repeated = {"rollout/repetition": repetition(rollout.responses)}
+    pairs = PairSets.of(rollout.responses)
+    shared, repeated = pairs.overlap(rollout.group_ids), {"rollout/repetition": pairs.repetition()}
     return repeated if shared is None else repeated | {"rollout/overlap": shared}
 
 

@@ -57,6 +57,10 @@ OPERATORS: dict[str, tuple[Callable[[paddle.Tensor], object], object]] = {
     "ones_like": (lambda x: paddle.ones_like(x), np.ones_like(X)),
     "rsqrt": (lambda x: paddle.rsqrt(_tensor(POSITIVE)), 1 / np.sqrt(POSITIVE)),
     "split": (lambda x: paddle.concat(paddle.split(x, [2, 3])[::-1]), np.concatenate([X[2:], X[:2]])),
+    "scatter": (
+        lambda x: paddle.scatter(paddle.zeros([5, 67]), _tensor(IDS[:3]), x[:3]),
+        np.stack([X[1], 0 * X[0], 0 * X[0], X[2], X[0]]),
+    ),
     "scatter_": (lambda x: paddle.scatter_(x, _tensor(IDS[:2]), _tensor(X[IDS[:2]])), X),
     "scatter_nd": (
         lambda x: paddle.scatter_nd(_tensor(IDS[:4, None]), x[:4], [5, 67]),

@@ -17,6 +17,7 @@ from alignment.models.decoder.forest import PASSED, Forest, pack, share_tokens
 from alignment.models.decoder.initialise import draw_weights
 from alignment.models.decoder.logprobs import policy_logprobs, predicting_hidden, token_values
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
+from alignment.models.decoder.wanted_tokens import WantedTokens
 from alignment.ops.native.selection import use_native_ops
 from alignment.records import TokenBatch
 
@@ -140,6 +141,20 @@ def test_shared_tokens_are_computed_once(monkeypatch):
     share_tokens(True)
     predicting_hidden(model, BATCH)
     assert seen == [int(BATCH.lengths.sum()) - SAVED] * 2
+
+
+def test_models_that_read_the_same_rows_pack_them_once():
+    share_tokens(True)
+    forest = pack(BATCH.input_ids, BATCH.lengths)
+    assert pack(BATCH.input_ids.copy(), BATCH.lengths.copy()) is forest
+    other = BATCH.input_ids.copy()
+    other[0, 0] += 1
+    assert pack(other, BATCH.lengths) is not forest
+    places = (BATCH.target_rows, BATCH.target_positions)
+    wanted = WantedTokens.build(forest, *places)
+    assert WantedTokens.build(forest, *places) is wanted
+    assert WantedTokens.build(forest, *(x[1:] for x in places)).rows.shape == [BATCH.num_targets - 1]
+    assert WantedTokens.build(Forest.grow(BATCH.input_ids, BATCH.lengths), *places) is not wanted
 
 
 def test_the_tokens_of_passes_are_counted():

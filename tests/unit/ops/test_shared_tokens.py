@@ -12,7 +12,7 @@ from alignment.ops.native import sources, training_ops
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import use_native_ops
 from alignment.ops.native.training_ops import QueryRanges
-from alignment.ops.rotary import PositionTables
+from alignment.ops.rotary import PositionTables, rotation_tables
 from alignment.ops.rotary_attention import RotaryAttention
 from alignment.ops.shared_tokens import own_places, places_of
 
@@ -73,6 +73,16 @@ def attend(lengths, shared, arrays, upstream, *, dtype, window, queries=None):
     out = plan.attend(*inputs, queries=queries)
     out.backward(paddle.to_tensor(upstream.astype(dtype)))
     return [out.numpy(), *(x.grad.numpy() for x in inputs)]
+
+
+def test_rotations_come_from_a_table_and_are_those_of_their_positions():
+    frequencies, others = 1e4 ** -(np.arange(0, DIM, 2) / DIM), 1e5 ** -(np.arange(0, DIM, 2) / DIM)
+    tables, positions = PositionTables(frequencies, 1.1, others), np.array([3, 0, 40, 3])
+    for asked in (positions[:2], positions):
+        np.testing.assert_array_equal(tables.rotations(asked), rotation_tables(asked, frequencies, scale=1.1))
+    is_long = np.array([True, False, True, False])
+    mixed = np.where(is_long[:, None], others, frequencies)
+    np.testing.assert_array_equal(tables.rotations(positions, is_long), rotation_tables(positions, mixed, scale=1.1))
 
 
 def sums(x, whole, num_tokens):

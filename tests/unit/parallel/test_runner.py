@@ -15,7 +15,7 @@ from alignment.metrics import Metric
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.comms.group import ALONE
 from alignment.parallel.dense import DenseRunner
-from alignment.parallel.runner import Objective
+from alignment.parallel.runner import Objective, set_training
 from alignment.parallel.shares import Shares
 from alignment.parallel.topology import Topology
 from alignment.records import Loss, TokenBatch
@@ -126,6 +126,16 @@ def objective() -> Objective:
         return Loss(value, {"loss": Metric(value.detach())})
 
     return Objective(Toy.scores, loss)
+
+
+def test_those_that_ask_whether_passes_train_are_told(repo_root):
+    model, models = Toy(), repo_root / "alignment" / "models"
+    model.model = paddle.nn.Layer()
+    for is_training in (False, True):
+        set_training(model, is_training)
+        assert model.training == model.model.training == is_training
+    asking = {path.name for path in models.rglob("*.py") if "self.training" in path.read_text()}
+    assert asking == {"decoder.py", "score_model.py"}, "set_training tells the model and its decoder only"
 
 
 def test_a_dense_runner_does_what_a_plain_loop_does():

@@ -5,7 +5,7 @@ import pytest
 
 from alignment.algorithms.on_policy.ppo import PPO, PPOHyperparameters
 from alignment.records import Rollout
-from alignment.rollout.experience import estimate_experience
+from alignment.rollout.experience import estimate_experience, estimate_rewards
 from alignment.rollout.metrics import describe_experience
 
 
@@ -34,6 +34,18 @@ def test_the_penalty_is_the_adapted_coefficient_times_the_estimator(kind, kl):
     described = describe_experience(experience)
     assert described["train/kl_reward"].value == pytest.approx(-0.8 * kl, rel=1e-4)
     assert described["train/kl_divergence"].value == pytest.approx(1.0), "log ratio, whatever the estimator"
+
+
+def test_rewards_that_were_asked_for_already_are_not_shaped_again():
+    numbers, kl_coeff = PPOHyperparameters(), 0.4
+    rewards = estimate_rewards(ROLLOUT, PPO, numbers, kl_coeff=kl_coeff)
+    found = estimate_experience(ROLLOUT, PPO, numbers, kl_coeff=kl_coeff, rewards=rewards)
+    again = estimate_experience(ROLLOUT, PPO, numbers, kl_coeff=kl_coeff)
+    for name in ("advantages", "returns", "rewards", "kl_rewards"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(again, name))
+    given = estimate_experience(ROLLOUT, PPO, numbers, kl_coeff=kl_coeff, rewards=rewards + 1)
+    np.testing.assert_array_equal(given.rewards, rewards + 1)
+    np.testing.assert_allclose(given.returns - again.returns, [[1 + numbers.gae_lambda, 1]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("placement", "total"), [("score", 0.5 - 0.4), ("token", -0.2 + 0.5)])

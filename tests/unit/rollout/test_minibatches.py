@@ -1,6 +1,7 @@
 """Rows become micro-batches without losing or shifting a token."""
 
 import numpy as np
+import pytest
 
 from alignment.records import Rollout, TokenBatch
 from alignment.rollout.minibatches import epoch_orders, gather_grids, split_rows, token_batch
@@ -29,6 +30,18 @@ def test_fields_follow_their_rows_and_are_cut_to_the_width():
     assert batch.response_width == 1
     np.testing.assert_array_equal(batch.fields["advantages"], [[4.0]])
     np.testing.assert_array_equal(batch.fields["row"], [11])
+
+
+def test_what_is_known_of_tokens_stays_known_while_they_are_the_same():
+    judged = ROLLOUT.with_fields(scores=np.zeros(2))
+    token_batch(judged, np.array([0]))
+    later = judged.with_fields(scores=np.ones(2))
+    assert later.token_grid is judged.token_grid and later.response_lengths is judged.response_lengths
+    other = later.with_fields(responses=(np.array([3]), np.array([4, 2])))
+    np.testing.assert_array_equal(other.token_grid, [[1, 5, 3, 0, 0, 0], [1, 5, 6, 7, 4, 2]])
+    np.testing.assert_array_equal(token_batch(other, np.array([1])).target_ids, [4, 2])
+    with pytest.raises(ValueError, match="read-only"):
+        judged.token_grid[0] = 1
 
 
 def test_padding_is_on_the_right_and_lengths_tell_it():
