@@ -16,9 +16,9 @@ from alignment.arguments.parsed import Parsed
 from alignment.arguments.peers.presets import describe as describe_preset
 from alignment.errors import ArgumentError
 from alignment.models.decoder.forest import share_tokens
+from alignment.ops import onednn
 from alignment.ops.native.library import find_core
 from alignment.ops.native.selection import native_ops_enabled, use_native_ops
-from alignment.ops.onednn import find_obstacle
 from alignment.ops.products import round_operands
 from alignment.parallel.comms.group import ALONE, Group
 from alignment.parallel.comms.meeting import read_world
@@ -129,7 +129,7 @@ def choose_precision(world: Group, *, wanted: MatmulPrecision) -> None:
     """
     rounds = wanted != HIGHEST
     round_operands(False)
-    obstacles = world.gather_objects(find_obstacle(), "precision") if rounds else []
+    obstacles = world.gather_objects(onednn.find_obstacle(), "precision") if rounds else []
     obstacle = next((o for o in obstacles if o is not None), None)
     if obstacle is not None:
         raise ArgumentError(

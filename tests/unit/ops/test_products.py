@@ -119,7 +119,7 @@ def test_a_processor_that_cannot_is_refused_and_computes_in_float32(monkeypatch)
 
 @pytest.mark.parametrize(("own", "other"), [(None, "no AMX on rank 1"), ("no AMX on rank 0", None)])
 def test_one_processor_that_cannot_is_refused_by_all_in_the_same_words(monkeypatch, own, other):
-    monkeypatch.setattr(launch, "find_obstacle", lambda: own)
+    monkeypatch.setattr(onednn, "find_obstacle", lambda: own)
     monkeypatch.setattr(products, "_rounds", True)
     world = SimpleNamespace(gather_objects=lambda value, what: [value, other])
     with pytest.raises(ArgumentError, match=rf": {own or other}; here"):
@@ -128,7 +128,7 @@ def test_one_processor_that_cannot_is_refused_by_all_in_the_same_words(monkeypat
 
 
 def test_processors_that_can_are_told_to_round(monkeypatch):
-    monkeypatch.setattr(launch, "find_obstacle", lambda: None)
+    monkeypatch.setattr(onednn, "find_obstacle", lambda: None)
     monkeypatch.setattr(products, "_rounds", False)
     launch.choose_precision(ALONE, wanted="medium")
     assert products._rounds
