@@ -130,9 +130,10 @@ def test_verls_batch_sizes_count_prompts_whatever_the_number_of_responses(given,
 @pytest.mark.parametrize(
     ("given", "prompts", "rows", "critic"),
     [
-        ({}, 128, 128, 4e-3),
-        ({"learning_rate": 1e-5}, 128, 128, None),
-        ({"per_device_prompt_batch_size": 4}, 4, 8, 4e-3),
+        ({}, 32, 64, 3e-3),
+        ({"num_return_sequences": 1}, 32, 64, 3e-3),
+        ({"learning_rate": 1e-5}, 32, 64, None),
+        ({"per_device_prompt_batch_size": 4}, 4, 8, 3e-3),
         ({"rl_algorithm": "rloo"}, 32, 64, None),
         ({"rl_algorithm": "grpo", "gradient_accumulation_steps": 2}, 16, 8, None),
     ],
@@ -144,9 +145,10 @@ def test_what_is_recommended_yields_to_batch_sizes_and_to_one_learning_rate_for_
     on_policy, training = parsed.on_policy, parsed.training
     assert (on_policy.per_device_prompt_batch_size, training.per_device_train_batch_size) == (prompts, rows)
     assert parsed.as_dict().get("critic_learning_rate") == critic
-    rates = {"rloo": 3e-3, "grpo": 2e-3}
-    expected = rates.get(given.get("rl_algorithm"), 4e-3)
-    assert parsed.training.learning_rate == given.get("learning_rate", expected)
+    expected = 2e-3 if given.get("rl_algorithm") == "grpo" else 3e-3
+    assert training.learning_rate == given.get("learning_rate", expected)
+    assert on_policy.num_return_sequences == given.get("num_return_sequences", 4)
+    assert training.warmup_ratio == 0.1, "without it PPO's first updates cost greedy answers (docs/how-to/presets.md)"
 
 
 @pytest.mark.parametrize(
