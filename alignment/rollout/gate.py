@@ -109,6 +109,9 @@ class LogprobGate:
     action: Action
     weight_cap: float
     """Largest importance weight, at least 1."""
+    falls_back: bool = False
+    """Whether old log-probs are the engine's up to the limit and the trainer's above it, whatever the action
+    (``logprob_check.py``)."""
     weighs_all: bool = False
     """Whether rollouts may come from earlier weights: all of them get importance weights, whatever the action."""
     _num_above: int = field(default=0, init=False)
@@ -141,8 +144,9 @@ class LogprobGate:
         if self.action == "stop":
             raise NumericalError(f"{said} is for p99, and on_logprob_gap=stop. {_ADVICE}")
         if log.is_main() and (self._num_above == 1 or self._num_above % LINE_EVERY == 0):
+            action = "recompute" if self.falls_back else self.action
             log.warn(
-                f"{said} is for p99: {_CONSEQUENCES[self.action]} (number {self._num_above} above the limit; only "
+                f"{said} is for p99: {_CONSEQUENCES[action]} (number {self._num_above} above the limit; only "
                 f"the first and every {LINE_EVERY}th are logged)"
             )
 

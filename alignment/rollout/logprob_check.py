@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,10 @@ import numpy as np
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs
+from alignment.telemetry import log
+
+LINE_EVERY = 50
+"""Only the first rollout whose checked rows are above the limit and every multiple of this are logged."""
 
 
 class OldLogprobs(NamedTuple):
@@ -25,13 +29,15 @@ class OldLogprobs(NamedTuple):
     """See ``Rollout.expert_mismatch``."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LogprobCheck:
     """Computes the trainer's log-probs of ``num_rows`` rows of a rollout, and of all others if these are too far."""
 
     num_rows: int
     limit: float
     """Gap in nats that 99 % of the checked tokens must not exceed."""
+    _num_above: int = field(default=0, init=False)
+    """Rollouts above the limit since the start of this process."""
 
     def measure(self, policy: ModelRunner, rollout: Rollout, *, with_entropy: bool, **options: Any) -> OldLogprobs:
         """Return the old log-probs; ``options`` are those of ``measure_logprobs``.
@@ -45,11 +51,23 @@ class LogprobCheck:
         rows = np.flatnonzero(is_checked)
         found = measure_logprobs(policy, rollout, rows=rows, with_entropy=with_entropy, **options)
         gap = np.abs(found[0] - rollout.rollout_logprobs[rows])[is_token[rows]].astype(np.float64)
-        if not np.quantile(gap, 0.99, method="inverted_cdf") <= self.limit:
+        p99 = float(np.quantile(gap, 0.99, method="inverted_cdf"))
+        if not p99 <= self.limit:
+            self._tell(p99, rollout)
             return OldLogprobs(*measure_logprobs(policy, rollout, with_entropy=with_entropy, **options))
         logprobs = np.where(is_token, rollout.rollout_logprobs, np.float32(0))
         logprobs[rows] = found[0]
         return OldLogprobs(logprobs, _spread(found[1], rows, logprobs.shape), is_checked)
+
+    def _tell(self, p99: float, rollout: Rollout) -> None:
+        self._num_above += 1
+        if log.is_main() and (self._num_above == 1 or self._num_above % LINE_EVERY == 0):
+            log.warn(
+                f"log-probs of engine and trainer differ by p99 {p99:.3g} nats in the {min(self.num_rows, rollout.num_rows)} "
+                f"responses checked at update {rollout.policy_version}, and logprob_gap_limit={self.limit:g}: the trainer "
+                f"computes those of all {rollout.num_rows}, as with use_rollout_logprobs=false (number {self._num_above} "
+                f"above the limit; only the first and every {LINE_EVERY}th are logged)"
+            )
 
     def _choose(self, rollout: Rollout) -> np.ndarray:
         """Return [N] bool, True in evenly spaced rows, which are others in the next rollout."""

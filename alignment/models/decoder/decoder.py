@@ -225,14 +225,13 @@ class Decoder(nn.Layer):
     def _forest(self, ids: np.ndarray, lengths: np.ndarray) -> Forest:
         """Pack rows ``ids`` [n, S] of ``lengths`` [n].
 
-        Dropout differs between rows, and the balance of experts counts every row's tokens: nothing is shared there.
+        Dropout differs between rows, and the balance of experts counts every row's tokens: nothing is shared there. Rows
+        share with those that have the same rotary angles.
         """
-        return pack(ids, lengths) if self._may_share(lengths) else Forest.plain(lengths, ids.shape[1])
-
-    def _may_share(self, lengths: np.ndarray) -> bool:
-        """Return whether rows of ``lengths`` share tokens: not those that have other rotary angles."""
-        is_long = lengths > (self.config.angle_limit or np.inf)
-        return self.shares_tokens and (is_long.all() or not is_long.any())
+        if not self.shares_tokens:
+            return Forest.plain(lengths, ids.shape[1])
+        limit = self.config.angle_limit
+        return pack(ids, lengths, None if limit is None else lengths > limit)
 
     @property
     def shares_tokens(self) -> bool:

@@ -84,10 +84,16 @@ class Forest:
         return cls(lengths, None, np.flatnonzero(real), places)
 
     @classmethod
-    def grow(cls, ids: np.ndarray, lengths: np.ndarray) -> Forest:
-        """Pack rows ``ids`` [n, S] of ``lengths`` [n] so that equal beginnings stand once, where that saves enough."""
-        order = np.array(sorted(range(len(ids)), key=lambda row: ids[row, : lengths[row]].tobytes()), np.int64)
+    def grow(cls, ids: np.ndarray, lengths: np.ndarray, kinds: np.ndarray | None = None) -> Forest:
+        """Pack rows ``ids`` [n, S] of ``lengths`` [n] so that equal beginnings stand once, where that saves enough.
+
+        Only rows of one of ``kinds`` [n] share (None: all are of one).
+        """
+        kinds = np.zeros_like(lengths) if kinds is None else kinds
+        contents = [(kind, row[:length].tobytes()) for kind, row, length in zip(kinds, ids, lengths, strict=True)]
+        order = np.array(sorted(range(len(ids)), key=contents.__getitem__), np.int64)
         shared = _equal_beginnings(ids[order], lengths[order])
+        shared[1:][np.diff(kinds[order].astype(np.int8)) != 0] = 0
         if not shared.any():
             return cls.plain(lengths, ids.shape[1])
         width, lengths = ids.shape[1], lengths[order]
@@ -121,18 +127,20 @@ class Forest:
         return rows, places - origins[rows]
 
 
-def pack(ids: np.ndarray, lengths: np.ndarray) -> Forest:
-    """Pack rows ``ids`` [n, S] of ``lengths`` [n], sharing what ``share_tokens`` allows."""
+def pack(ids: np.ndarray, lengths: np.ndarray, kinds: np.ndarray | None = None) -> Forest:
+    """Pack rows ``ids`` [n, S] of ``lengths`` [n], sharing what ``share_tokens`` allows; for ``kinds`` see ``grow``."""
     if not _wanted or len(ids) < 2:
         return Forest.plain(lengths, ids.shape[1])
-    return _grow_once(*(np.ascontiguousarray(x, np.int64).tobytes() for x in (ids, lengths)))
+    kinds = np.zeros_like(lengths) if kinds is None else kinds
+    return _grow_once(*(np.ascontiguousarray(x, np.int64).tobytes() for x in (ids, lengths, kinds)))
 
 
 @lru_cache(maxsize=8)
-def _grow_once(ids: bytes, lengths: bytes) -> Forest:
+def _grow_once(ids: bytes, lengths: bytes, kinds: bytes) -> Forest:
     """Return the forest of int64 rows; the models of a run read the same rows one after the other."""
     counts = np.frombuffer(lengths, np.int64)
-    return Forest.grow(np.frombuffer(ids, np.int64).reshape([len(counts), -1]), counts)
+    rows = np.frombuffer(ids, np.int64).reshape([len(counts), -1])
+    return Forest.grow(rows, counts, np.frombuffer(kinds, np.int64))
 
 
 def _equal_beginnings(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:

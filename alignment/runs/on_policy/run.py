@@ -156,6 +156,7 @@ class OnPolicyRun:
     def _loop(self, session: Session) -> OnPolicyLoop:
         on_policy, engine, data = self._launch.parsed.on_policy, self._launch.parsed.engine, self._data
         hyperparameters, algorithm = self._hyperparameters, self._algorithm
+        judge = self._judge(training=True)
         return OnPolicyLoop(
             prompts=stream_batches(data.prompt_loader),
             dynamic=(
@@ -164,11 +165,12 @@ class OnPolicyRun:
                 else None
             ),
             collector=self._collector,
-            judge=self._judge(training=True),
+            judge=judge,
             gate=LogprobGate(
                 limit=engine.logprob_gap_limit,
                 action=engine.on_logprob_gap,
                 weight_cap=on_policy.importance_weight_cap,
+                falls_back=judge.check is not None,
                 weighs_all=self._ahead.is_on,
             ),
             algorithm=algorithm,

@@ -14,12 +14,22 @@ def checked_rows(parsed: Parsed, total: int, *, dtype: str) -> int | None:
     """Return of how many of the ``total`` responses of a rollout the trainer computes the log-probs, the others being
     the engine's; None: of all. ``dtype`` is that of the trained weights.
     """
-    asked, count = parsed.savings.use_rollout_logprobs, parsed.savings.logprob_check_rows
-    if count == -1:
-        count = -(-total // CHECKED_SHARE)
-    if asked is False or count >= total or (asked == "auto" and _needs_trainers_logprobs(parsed, dtype)):
+    if parsed.savings.use_rollout_logprobs is False:
         return None
-    return count
+    return _asked_rows(parsed, total) if obstacle_to_rollout_logprobs(parsed, total, dtype=dtype) is None else None
+
+
+def obstacle_to_rollout_logprobs(parsed: Parsed, total: int, *, dtype: str) -> str | None:
+    """Return why the trainer computes the log-probs of all ``total`` responses although that is not asked for; None: it
+    does not.
+    """
+    if _asked_rows(parsed, total) >= total:
+        return f"a rollout has {total} responses"
+    if parsed.savings.use_rollout_logprobs is True:
+        return None
+    if not types_are_float32(parsed, dtype):
+        return "trainer and engine do not both compute in float32"
+    return needs_trainers_logprobs(parsed.as_dict())
 
 
 def obstacle_to_one_pass(parsed: Parsed, *, updates: int, apart: bool) -> str | None:
@@ -49,6 +59,7 @@ def replays_experts(parsed: Parsed, *, dtype: str) -> bool:
     return asked is True or (asked == "auto" and not types_are_float32(parsed, dtype))
 
 
-def _needs_trainers_logprobs(parsed: Parsed, dtype: str) -> bool:
-    """Tell whether the engine's log-probs are not the trainer's within rounding, or not enough."""
-    return not types_are_float32(parsed, dtype) or needs_trainers_logprobs(parsed.as_dict()) is not None
+def _asked_rows(parsed: Parsed, total: int) -> int:
+    """Return how many of ``total`` responses are to be checked."""
+    count = parsed.savings.logprob_check_rows
+    return -(-total // CHECKED_SHARE) if count == -1 else count

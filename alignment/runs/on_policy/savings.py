@@ -6,7 +6,12 @@ from alignment.errors import ArgumentError
 from alignment.rollout.logprob_check import LogprobCheck
 from alignment.runs.launch import Launch
 from alignment.runs.on_policy.prompts import RowPlan
-from alignment.runs.on_policy.saved_passes import checked_rows, obstacle_to_one_pass, types_are_float32
+from alignment.runs.on_policy.saved_passes import (
+    checked_rows,
+    obstacle_to_one_pass,
+    obstacle_to_rollout_logprobs,
+    types_are_float32,
+)
 from alignment.telemetry import log
 
 
@@ -16,6 +21,7 @@ def build_logprob_check(launch: Launch, plan: RowPlan) -> LogprobCheck | None:
     total = plan.prompts_per_iteration * plan.samples_per_prompt
     count = checked_rows(parsed, total, dtype=launch.dtype)
     if count is None:
+        _warn_of_unused(launch, total)
         return None
     log.info(
         f"old log-probs are the engine's: the trainer computes those of {count} of the {total} responses of a rollout "
@@ -41,5 +47,18 @@ def takes_values_from_update(launch: Launch, plan: RowPlan) -> bool:
     if obstacle is not None and parsed.savings.values_from_update is True:
         raise ArgumentError(f"values_from_update=true cannot be: {obstacle}. Allowed: auto, false")
     if obstacle is None:
-        log.info("the critic's values come from the pass in which it learns (values_from_update)")
+        unused = "; per_device_value_batch_size has no effect" * parsed.given("per_device_value_batch_size")
+        log.info(f"the critic's values come from the pass in which it learns (values_from_update){unused}")
     return obstacle is None
+
+
+def _warn_of_unused(launch: Launch, total: int) -> None:
+    """Warn of given keys that ask for the engine's log-probs where the trainer computes those of all ``total``."""
+    savings, given = launch.parsed.savings, []
+    if savings.use_rollout_logprobs is True:
+        given.append("use_rollout_logprobs=true")
+    if launch.parsed.given("logprob_check_rows") and savings.use_rollout_logprobs is not False:
+        given.append(f"logprob_check_rows={savings.logprob_check_rows}")
+    if given:
+        why = obstacle_to_rollout_logprobs(launch.parsed, total, dtype=launch.dtype)
+        log.warn(f"{' and '.join(given)} without effect: the trainer computes all old log-probs ({why})")

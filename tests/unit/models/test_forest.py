@@ -33,6 +33,15 @@ CONFIG = DecoderConfig.from_dict(
         max_position_embeddings=128,
     )
 )
+LONGROPE = DecoderConfig.from_dict(
+    {
+        **CONFIG.to_dict(),
+        "model_type": "phi3",
+        "pad_token_id": 0,
+        "original_max_position_embeddings": 32,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4},
+    }
+)
 DRAWN = np.random.default_rng(0)
 PROMPTS = [DRAWN.integers(0, 50, length) for length in (40, 9, 25)]
 ANSWERS = [(0, 12), (1, 30), (0, 3), (2, 7), (1, 30), (0, 25)]
@@ -77,8 +86,8 @@ def assert_same_shared(model, read):
         )
 
 
-def build(kind="causal"):
-    model = CausalLM(CONFIG) if kind == "causal" else ScoreModel(CONFIG, ScoreOptions(score_form=kind))
+def build(kind="causal", config=CONFIG):
+    model = CausalLM(config) if kind == "causal" else ScoreModel(CONFIG, ScoreOptions(score_form=kind))
     draw_weights(model, seed=3, std=0.1)
     return model
 
@@ -172,6 +181,19 @@ def test_an_adapter_gets_the_same_gradients():
     attach_adapter(model, ADAPTER, seed=1)
     read = partial(policy_logprobs, batch=BATCH, temperature=1.0, with_entropy=False)
     assert_same_shared(model, lambda model: read(model)[0])
+
+
+def test_rows_of_one_length_of_angles_share():
+    """Phi-3 turns rows beyond its old context by other angles: both kinds share among themselves, in one batch."""
+    use_native_ops(True)
+    model = build(config=LONGROPE)
+    long = [np.concatenate([PROMPTS[0], DRAWN.integers(0, 50, length)]) for length in (3, 9)]
+    short = [PROMPTS[0][:20], np.concatenate([PROMPTS[0][:20], [7, 8]])]
+    rows = [long[0], short[0], long[1], short[1]]
+    batch = TokenBatch.build(rows, [np.arange(len(row) - 2, len(row)) for row in rows])
+    read = partial(policy_logprobs, batch=batch, temperature=1.0, with_entropy=False)
+    assert_same_shared(model, lambda model: read(model)[0])
+    assert model.model.boundary_rows(batch) == int(batch.lengths.sum()) - 40 - 20
 
 
 def test_rows_with_dropout_do_not_share():

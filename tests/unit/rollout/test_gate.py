@@ -136,6 +136,11 @@ def test_recompute_keeps_the_trainers_log_probs_above_the_limit(lines):
     assert "are the trainer's instead" in lines[0]
 
 
+def test_a_run_that_falls_back_on_the_trainers_log_probs_says_that(lines):
+    _gate("warn", falls_back=True).check(_rollout(FAR))
+    assert "are the trainer's instead" in lines[0] and "unchanged" not in lines[0]
+
+
 @pytest.mark.parametrize("engine", [NEAR, FAR])
 def test_correct_weighs_every_rollout(engine, lines):
     rollout = _rollout(engine)

@@ -8,6 +8,7 @@ import pytest
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs
+from alignment.rollout import logprob_check
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.logprob_check import LogprobCheck
 from tests.tiny_models import tiny_causal
@@ -82,3 +83,15 @@ def test_the_gate_measures_checked_rows_and_learns_from_the_engines(policy, roll
     after, metrics = gate.check(judged)
     assert metrics["rollout/logprob_gap_mean"].value == pytest.approx(1e-3, rel=1e-2), "over checked rows, valid or not"
     np.testing.assert_array_equal(after.old_logprobs, rollout.rollout_logprobs)
+
+
+def test_a_run_that_checks_in_vain_says_so(policy, rollout, monkeypatch):
+    told = []
+    monkeypatch.setattr(logprob_check.log, "warn", told.append)
+    check = LogprobCheck(num_rows=2, limit=1e-4)
+    for _ in range(120):
+        check.measure(policy, rollout, with_entropy=False, **OPTIONS)
+    LogprobCheck(num_rows=2, limit=0.01).measure(policy, rollout, with_entropy=False, **OPTIONS)
+    assert [line.partition("(number ")[2].split()[0] for line in told] == ["1", "50", "100"]
+    for words in ("p99 0.001 nats in the 2 responses checked at update 2", "logprob_gap_limit=0.0001", "those of all 6"):
+        assert words in told[0]

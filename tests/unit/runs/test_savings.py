@@ -8,6 +8,7 @@ import pytest
 
 from alignment.errors import ArgumentError
 from alignment.parallel.micro_batches import MicroBatches
+from alignment.runs.on_policy import savings
 from alignment.runs.on_policy.prompts import RowPlan
 from alignment.runs.on_policy.savings import build_logprob_check, takes_values_from_update
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
@@ -72,3 +73,30 @@ def test_the_critic_learns_from_its_own_values_where_it_can(plan, roles, obstacl
 
 def test_it_does_not_where_it_learns_with_dropout():
     assert not takes_values_from_update(_launch("--lora", "true", "--lora_dropout", "0.1"), _plan(8))
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "says"),
+    [
+        (["--use_rollout_logprobs", "true"], 1, ["use_rollout_logprobs=true without effect: "]),
+        (["--logprob_check_rows", "64"], 64, ["logprob_check_rows=64 without effect: "]),
+        (["--logprob_check_rows", "4", "--rollout_ahead", "1"], 64, ["logprob_check_rows=4 without effect: "]),
+        (["--use_rollout_logprobs", "auto"], 1, []),
+        (["--use_rollout_logprobs", "false", "--logprob_check_rows", "4"], 64, []),
+    ],
+)
+def test_what_is_asked_for_in_vain_is_said(words, rows, says, monkeypatch):
+    told = []
+    monkeypatch.setattr(savings.log, "warn", told.append)
+    assert build_logprob_check(_launch(*words), _plan(rows)) is None
+    assert [line.partition(": ")[0] + ": " for line in told] == says
+    assert all("(None)" not in line for line in told)
+
+
+def test_a_batch_of_values_that_are_not_measured_is_said(monkeypatch):
+    told = []
+    monkeypatch.setattr(savings.log, "info", told.append)
+    assert takes_values_from_update(_launch("--per_device_value_batch_size", "2"), _plan(8))
+    assert "per_device_value_batch_size has no effect" in told[0]
+    takes_values_from_update(_launch(), _plan(8))
+    assert "no effect" not in told[1]
