@@ -33,7 +33,7 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str, prompt: int =
     of ``precompute_ref_logprobs`` are not included.
     """
     objective, training, length = objective_of(trainer, parsed), parsed.training, parsed.data.max_length
-    samples, micro_batches = offline_batches(parsed, objective, prompt)
+    samples, micro_batches = offline_batches(parsed, objective, prompt, device=device)
     rows = samples * objective.rows_per_sample
     shape = _starting_shape(parsed, objective)
     is_language_model = objective.model in (POLICY, JUDGE)
@@ -75,12 +75,19 @@ def read_offline_job(trainer: str, parsed: Parsed, *, device: str, prompt: int =
     )
 
 
-def offline_batches(parsed: Parsed, objective: OfflineObjective, prompt: int) -> tuple[int, int]:
+def offline_batches(parsed: Parsed, objective: OfflineObjective, prompt: int, *, device: str) -> tuple[int, int]:
     """Return (samples per micro-batch, micro-batches per update); the rows of a sample share ``prompt`` tokens."""
     length, others = parsed.data.max_length, objective.rows_per_sample - 1
-    shares = parsed.training.share_prefixes is not False and parsed.training.use_native_ops
-    shared = prompt * others if shares and prompt * LEAST_SHARE >= length else 0
-    return planned_batches(parsed.training, length * (others + 1), shared=shared)
+    shares = prompt * LEAST_SHARE >= length and _shares_tokens(parsed, _starting_shape(parsed, objective), device)
+    return planned_batches(parsed.training, length * (others + 1), shared=prompt * others * shares)
+
+
+def _shares_tokens(parsed: Parsed, shape: DecoderConfig, device: str) -> bool:
+    """Return whether rows of a model of ``shape`` share the tokens they begin with on ``device``."""
+    training, adapters = parsed.training, plan_adapters(parsed, {"policy": shape})
+    drops = any(adapter.dropout > 0 for adapter in adapters.values())
+    native = training.use_native_ops and device == "cpu"
+    return training.share_prefixes is not False and native and not drops and shape.experts is None
 
 
 def _reference_passes(

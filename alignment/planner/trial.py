@@ -21,6 +21,7 @@ from alignment.data.encoded.comparisons import ORDERS
 from alignment.data.encoded.supervised import IGNORE_INDEX
 from alignment.data.loader import BatchLoader
 from alignment.device.memory import HostGauge, MemoryWatch
+from alignment.parallel.initialise import select_device
 from alignment.planner.offline_job import offline_batches
 from alignment.records import Rollout
 from alignment.rollout.rewards.pairwise_scores import PairwiseReader
@@ -130,7 +131,8 @@ def run_offline_trial(path: str, trainer: str, prompt: int) -> dict[str, Peak]:
     parsed = TRAINERS[trainer].parse([path])
     objective = objective_of(trainer, parsed)
     # The rows below have the fields of every objective, which a token budget would count.
-    rows, steps = offline_batches(parsed, objective, prompt)
+    device = select_device(parsed.training.device)
+    rows, steps = offline_batches(parsed, objective, prompt, device=device)
     batches = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": steps, "packing_samples": False}
     parsed = parsed.replace("training", **batches)
     recorder = PhaseRecorder()

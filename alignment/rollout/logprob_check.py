@@ -63,10 +63,10 @@ class LogprobCheck:
         self._num_above += 1
         if log.is_main() and (self._num_above == 1 or self._num_above % LINE_EVERY == 0):
             log.warn(
-                f"log-probs of engine and trainer differ by p99 {p99:.3g} nats in the {min(self.num_rows, rollout.num_rows)} "
-                f"responses checked at update {rollout.policy_version}, and logprob_gap_limit={self.limit:g}: the trainer "
-                f"computes those of all {rollout.num_rows}, as with use_rollout_logprobs=false (number {self._num_above} "
-                f"above the limit; only the first and every {LINE_EVERY}th are logged)"
+                f"log-probs of engine and trainer differ by p99 {p99:.3g} nats in the {self.num_rows} responses "
+                f"checked at update {rollout.policy_version}, and logprob_gap_limit={self.limit:g}: the trainer computes those "
+                f"of all {rollout.num_rows} responses, so use_rollout_logprobs saves nothing there (number "
+                f"{self._num_above} above the limit; only the first and every {LINE_EVERY}th are logged)"
             )
 
     def _choose(self, rollout: Rollout) -> np.ndarray:

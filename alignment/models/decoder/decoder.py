@@ -225,8 +225,8 @@ class Decoder(nn.Layer):
     def _forest(self, ids: np.ndarray, lengths: np.ndarray) -> Forest:
         """Pack rows ``ids`` [n, S] of ``lengths`` [n].
 
-        Dropout differs between rows, and the balance of experts counts every row's tokens: nothing is shared there. Rows
-        share with those that have the same rotary angles.
+        Dropout differs between rows, and the balance of experts counts every row's tokens: nothing is shared there.
+        Rows share with those that have the same rotary angles.
         """
         if not self.shares_tokens:
             return Forest.plain(lengths, ids.shape[1])

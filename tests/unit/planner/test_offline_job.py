@@ -73,6 +73,9 @@ def test_rows_of_a_sample_share_a_prompt_of_stated_length(job_of):
     assert job_of("dpo", device="cpu", prompt=32, share_prefixes=False).saved_tokens("policy", 8) == 0
     packed = {"packing_samples": True, "max_tokens_per_batch": 240}
     assert [job_of("dpo", device="cpu", prompt=prompt, **packed).rows_per_batch for prompt in (1, 32)] == [4, 6]
+    assert job_of("dpo", device="gpu", prompt=32, **packed).rows_per_batch == 4, "no row shares tokens on a GPU"
+    dropping = {**packed, "lora": True, "lora_dropout": 0.1}
+    assert job_of("dpo", device="cpu", prompt=32, **dropping).rows_per_batch == 4, "nor with dropout"
 
 
 def test_the_reference_reads_several_micro_batches_at_once(job_of):

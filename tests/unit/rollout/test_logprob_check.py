@@ -7,8 +7,8 @@ import pytest
 
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
-from alignment.rollout.forward import measure_logprobs
 from alignment.rollout import logprob_check
+from alignment.rollout.forward import measure_logprobs
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.logprob_check import LogprobCheck
 from tests.tiny_models import tiny_causal
@@ -93,5 +93,9 @@ def test_a_run_that_checks_in_vain_says_so(policy, rollout, monkeypatch):
         check.measure(policy, rollout, with_entropy=False, **OPTIONS)
     LogprobCheck(num_rows=2, limit=0.01).measure(policy, rollout, with_entropy=False, **OPTIONS)
     assert [line.partition("(number ")[2].split()[0] for line in told] == ["1", "50", "100"]
-    for words in ("p99 0.001 nats in the 2 responses checked at update 2", "logprob_gap_limit=0.0001", "those of all 6"):
+    for words in (
+        "p99 0.001 nats in the 2 responses checked at update 2",
+        "logprob_gap_limit=0.0001",
+        "those of all 6",
+    ):
         assert words in told[0]
