@@ -65,8 +65,8 @@ class LogprobCheck:
             log.warn(
                 f"log-probs of engine and trainer differ by p99 {p99:.3g} nats in the {self.num_rows} responses "
                 f"checked at update {rollout.policy_version}, and logprob_gap_limit={self.limit:g}: the trainer "
-                f"computes those of all {rollout.num_rows} responses, so use_rollout_logprobs saves nothing there (number "
-                f"{self._num_above} above the limit; only the first and every {LINE_EVERY}th are logged)"
+                f"computes those of all {rollout.num_rows} responses, so use_rollout_logprobs saves nothing there "
+                f"(number {self._num_above} above the limit; only the first and every {LINE_EVERY}th are logged)"
             )
 
     def _choose(self, rollout: Rollout) -> np.ndarray:
