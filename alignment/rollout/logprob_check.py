@@ -11,6 +11,7 @@ from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs
 from alignment.telemetry import log
+from alignment.telemetry.wording import counted
 
 LINE_EVERY = 50
 """Only the first rollout whose checked rows are above the limit and every multiple of this are logged."""
@@ -63,7 +64,7 @@ class LogprobCheck:
         self._num_above += 1
         if log.is_main() and (self._num_above == 1 or self._num_above % LINE_EVERY == 0):
             log.warn(
-                f"log-probs of engine and trainer differ by p99 {p99:.3g} nats in the {self.num_rows} responses "
+                f"log-probs of engine and trainer differ by p99 {p99:.3g} nats in {counted(self.num_rows, 'response')} "
                 f"checked at update {rollout.policy_version}, and logprob_gap_limit={self.limit:g}: the trainer "
                 f"computes those of all {rollout.num_rows} responses, so use_rollout_logprobs saves nothing there "
                 f"(number {self._num_above} above the limit; only the first and every {LINE_EVERY}th are logged)"

@@ -94,7 +94,7 @@ def test_a_run_that_checks_in_vain_says_so(policy, rollout, monkeypatch):
     LogprobCheck(num_rows=2, limit=0.01).measure(policy, rollout, with_entropy=False, **OPTIONS)
     assert [line.partition("(number ")[2].split()[0] for line in told] == ["1", "50", "100"]
     for words in (
-        "p99 0.001 nats in the 2 responses checked at update 2",
+        "p99 0.001 nats in 2 responses checked at update 2",
         "logprob_gap_limit=0.0001",
         "those of all 6",
     ):
