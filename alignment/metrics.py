@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+GREEDY = "greedy_"
+"""Begins the names of what an evaluation says of greedy answers beside the sampled ones, in metrics and samples."""
 REDUCTIONS = ("sum", "max", "min", "last")
 
 

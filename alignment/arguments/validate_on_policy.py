@@ -9,6 +9,7 @@ from pathlib import Path
 from alignment.arguments.parser import Check, Values
 from alignment.arguments.rewards.entries import find_faults, read_entries
 from alignment.arguments.validate import find_replaced
+from alignment.metrics import GREEDY
 
 
 def check_batches(v: Values) -> Iterator[str]:
@@ -105,7 +106,8 @@ _COLUMNS = ("prompt", "response", "score", "finish_reason")
 def check_judges(v: Values) -> Iterator[str]:
     """Check that second judges have names of their own and nothing that only a source of the reward has."""
     for entry in read_entries(v.eval_reward):
-        if entry.log_as in (*_EVALUATED, *_COLUMNS) or entry.log_as.endswith("_std"):
+        is_taken = entry.log_as in (*_EVALUATED, *_COLUMNS) or entry.log_as.startswith(GREEDY)
+        if is_taken or entry.log_as.endswith("_std"):
             yield (
                 f"eval_reward: {entry.name} would be reported as eval/{entry.log_as}, the name of another metric or "
                 f'column of the samples: give {{"name": "{entry.name}", "log_as": "second_{entry.log_as}"}}'

@@ -12,11 +12,12 @@ import numpy as np
 from alignment.data.raw.conversation import shown_text
 from alignment.generation.engine import GenerationOptions
 from alignment.loops.rollout_engine import RolloutEngine
+from alignment.metrics import GREEDY
 from alignment.records import Rollout
 from alignment.rollout.collector import Collector
 from alignment.rollout.judge import Judge
 from alignment.rollout.metrics import cost_metrics, describe_sources, kl_by_row
-from alignment.rollout.rewards.scorers import Scorer, Scores
+from alignment.rollout.rewards.scorers import Scorer
 from alignment.telemetry.tables import print_table
 
 Evaluation = tuple[dict[str, float], list[dict[str, Any]]]
@@ -41,6 +42,8 @@ class PromptEvaluation:
     seed: int
     judges: Mapping[str, Scorer] = field(default_factory=dict)
     """Second judges by name, which score the same responses."""
+    with_greedy: bool = False
+    """Whether reward and judges also score a greedy response to each prompt."""
 
     def __call__(self) -> Evaluation:
         """Return ``eval/`` metrics and one row per prompt; print the first rows."""
@@ -50,15 +53,32 @@ class PromptEvaluation:
         version = self.version()
         with self.engine.ready(version):
             rollout = collector.collect(self.prompts, policy_version=version)
+            greedy = collector.collect_greedy(self.prompts, policy_version=version) if self.with_greedy else None
         rollout = self.judge.measure(rollout)
-        judged = {name: judge.score(rollout) for name, judge in self.judges.items()}
         rows = sample_rows(rollout, self.decode)
-        for name, scores in judged.items():
+        metrics = self._metrics(rollout) | self._ask(self.judges, rollout, rows)
+        if greedy is not None:
+            metrics |= self._judge_greedy(greedy, rows)
+        print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])
+        return metrics, rows
+
+    def _judge_greedy(self, greedy: Rollout, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """Return the metrics of the responses ``greedy``; add them and their scores to ``rows``."""
+        for row, response in zip(rows, greedy.responses, strict=True):
+            row[f"{GREEDY}response"] = self.decode(response)
+        return self._ask({"reward": self.judge.scorer, **self.judges}, greedy, rows, prefix=GREEDY)
+
+    def _ask(
+        self, judges: Mapping[str, Scorer], rollout: Rollout, rows: list[dict[str, Any]], *, prefix: str = ""
+    ) -> dict[str, float]:
+        """Return the mean and the spread of each judge over the rows that it could score; add its scores to ``rows``."""
+        metrics = {}
+        for name, scores in [(prefix + name, judge.score(rollout)) for name, judge in judges.items()]:
             valid = np.ones(rollout.num_rows, bool) if scores.valid is None else scores.valid
             for row, score, is_valid in zip(rows, scores.values, valid, strict=True):
                 row[name] = float(score) if is_valid else None
-        print_table("evaluation", ["prompt", "response", "score"], [list(r.values())[:3] for r in rows[:NUM_SHOWN]])
-        return self._metrics(rollout) | _judge_metrics(judged), rows
+            metrics |= _mean_and_spread(name, scores.values[valid])
+        return metrics
 
     @np.errstate(all="ignore")  # the loop refuses metrics that are not finite
     def _metrics(self, rollout: Rollout) -> dict[str, float]:
@@ -77,13 +97,9 @@ class PromptEvaluation:
         return metrics | ({} if rollout.raw_costs is None else cost_metrics(rollout, "eval"))
 
 
-def _judge_metrics(judged: Mapping[str, Scores]) -> dict[str, float]:
-    """Return the mean and the spread of each second judge over the rows that it could score."""
-    metrics = {}
-    for name, scores in judged.items():
-        values = scores.values if scores.valid is None else scores.values[scores.valid]
-        metrics |= {f"eval/{name}": float(values.mean()), f"eval/{name}_std": float(values.std())}
-    return metrics
+@np.errstate(all="ignore")  # the loop refuses metrics that are not finite
+def _mean_and_spread(name: str, values: np.ndarray) -> dict[str, float]:
+    return {f"eval/{name}": float(values.mean()), f"eval/{name}_std": float(values.std())}
 
 
 def sample_rows(

@@ -139,7 +139,7 @@ def judged(made, rm_folder, other_tokenizer, tmp_path_factory):
     for path in other_tokenizer.iterdir():
         shutil.copy(path, folder / "held-out")
     keys = {"eval_reward": f"{folder / 'judges.py'}:truth,{folder / 'held-out'}", "metric_for_best_model": "truth"}
-    return {**made, **keys, "max_steps": 15, "on_reward_hacking": "stop_at_best"}
+    return {**made, **keys, "eval_greedy": True, "max_steps": 15, "on_reward_hacking": "stop_at_best"}
 
 
 def test_second_judges_score_the_answers_of_each_evaluation_and_choose_the_best_weights(judged, tmp_path):
@@ -153,6 +153,11 @@ def test_second_judges_score_the_answers_of_each_evaluation_and_choose_the_best_
         assert record["eval/truth"] == pytest.approx(np.mean(scores), abs=1e-6)
         assert record["eval/truth_std"] == pytest.approx(np.std(scores), abs=1e-6)
         assert record["eval/held_out"] == pytest.approx(np.mean([row["held_out"] for row in rows]), abs=1e-6)
+        greedy = [true_score(row["prompt"], row["greedy_response"]) for row in rows]
+        assert record["eval/greedy_truth"] == pytest.approx(np.mean(greedy), abs=1e-6)
+        paid = [row["greedy_response"].split().count("um") for row in rows]
+        assert record["eval/greedy_reward"] == np.mean(paid) and [row["greedy_reward"] for row in rows] == paid
+        assert {"eval/greedy_reward_std", "eval/greedy_held_out", "eval/greedy_held_out_std"} <= record.keys()
     assert "re-encoded with its template" in done.stderr
     best = max(evaluations, key=lambda step: evaluations[step]["eval/truth"])
     assert (tmp_path / "out" / "best" / "step.txt").read_text() == str(best)

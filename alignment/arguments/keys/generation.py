@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignment.arguments.keys.training import NO_EVALUATION
-from alignment.fields import argument
+from alignment.fields import argument, where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +34,7 @@ class GenerationArguments:
         advice={"do_sample": "rollouts always sample; eval_do_sample sets it for evaluation"},
     )
     """Sample in evaluation too, as PaddleNLP does; false: greedy."""
+    eval_greedy: bool = argument(False, inert_when=(NO_EVALUATION, where("eval_do_sample", False)))
+    """Also give each held-out prompt a greedy answer, for the reward, the second judges and the alarm
+    (docs/how-to/reward_hacking.md): eval/greedy_reward, eval/greedy_NAME.
+    """

@@ -49,6 +49,9 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
         "kl_penalty": PeerKey(
             _VERL, ("kl_estimator",), "give kl_estimator: kl is k1, mse is k2, low_var_kl is k3, as k1, k2 and k3 are"
         ),
+        "kl_loss_type": PeerKey(
+            _VERL, ("kl_loss_estimator",), "give kl_loss_estimator: kl is k1, mse is k2, low_var_kl is k3, abs is abs"
+        ),
         "use_kl_estimator_k3": PeerKey(_OPENRLHF, ("kl_estimator",), "give kl_estimator=k3"),
         "entropy_loss_coef": PeerKey(_OPENRLHF, ("entropy_coeff",)),
         "use_kl_in_reward": PeerKey(_VERL, ("kl_coeff",), "give kl_coeff (0: no KL in the reward)"),
@@ -167,6 +170,27 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
             "give policy_loss_reduction: token-mean is token, seq-mean-token-mean is sequence, "
             "seq-mean-token-sum-norm is constant",
         ),
+        "loss_type": PeerKey(
+            f"{_TRL} (GRPO)",
+            ("rl_algorithm", "policy_loss_reduction"),
+            "give rl_algorithm=grpo and policy_loss_reduction (grpo is sequence, dapo and bnpo are token, dr_grpo is "
+            "constant), or rl_algorithm=cispo or sapo",
+        ),
+        "policy_loss_type": PeerKey(_OPENRLHF, ("rl_algorithm",), "give rl_algorithm=gspo where it is gspo"),
+        "no_advantage_std_norm": PeerKey(_OPENRLHF, ("normalize_advantage",), "give normalize_advantage=false"),
+        "filter_groups": PeerKey(
+            _VERL, ("dynamic_sampling", "max_gen_batches"), "give dynamic_sampling=true and max_gen_batches"
+        ),
+        "tau_pos": PeerKey(_VERL, ("sapo_temperature_pos",)),
+        "tau_neg": PeerKey(_VERL, ("sapo_temperature_neg",)),
+        "test_freq": PeerKey(
+            _VERL,
+            ("eval_steps", "update_iters"),
+            "it counts rollouts: give eval_steps, which counts updates, and evaluation_strategy=steps",
+        ),
+        "save_freq": PeerKey(_VERL, ("save_steps", "update_iters"), "it counts rollouts: give save_steps, in updates"),
+        "full_determinism": PeerKey(_OPENRLHF, ("deterministic",)),
+        "best_metric_key": PeerKey(_OPENRLHF, ("metric_for_best_model",)),
         "sft_model_path": PeerKey(_TRL, ("actor_model_name_or_path",)),
         "reward_model_path": PeerKey(_TRL, ("reward_model_name_or_path",)),
         "pretrain": PeerKey(_OPENRLHF, ("actor_model_name_or_path",)),

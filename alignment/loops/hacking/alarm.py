@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from alignment.loops.hacking.signs import (
     least_kl,
 )
 from alignment.loops.hacking.windows import WINDOW, Mean, Window, read_row, summarise
-from alignment.metrics import Metric
+from alignment.metrics import GREEDY, Metric
 from alignment.telemetry import log
 from alignment.telemetry.files import replace_file
 from alignment.telemetry.report.run_files import HACKING_FILE
@@ -88,22 +89,24 @@ class HackingAlarm:
                 self._tell(sign, step, best_paid(samples()))
 
     def observe_evaluation(self, metrics: Mapping[str, float], samples: Samples, *, step: int) -> None:
-        """Compare the reward of an evaluation with each second judge."""
-        for name in self.judges:
-            history = self.judged.setdefault(name, [])
+        """Compare the reward of an evaluation with each second judge, of its sampled and of its greedy answers."""
+        prefixes = [prefix for prefix in ("", GREEDY) if f"eval/{prefix}reward" in metrics]
+        for name, prefix in itertools.product(self.judges, prefixes):
+            judge, reward = prefix + name, f"{prefix}reward"
+            history = self.judged.setdefault(judge, [])
             history.append(
                 JudgedEvaluation(
                     step=step,
                     count=len(samples),
-                    reward=metrics["eval/reward"],
-                    reward_std=metrics["eval/reward_std"],
-                    judge=metrics[f"eval/{name}"],
-                    judge_std=metrics[f"eval/{name}_std"],
+                    reward=metrics[f"eval/{reward}"],
+                    reward_std=metrics[f"eval/{reward}_std"],
+                    judge=metrics[f"eval/{judge}"],
+                    judge_std=metrics[f"eval/{judge}_std"],
                 )
             )
-            sign = find_contradiction(name, history)
+            sign = find_contradiction(judge, history)
             if sign is not None:
-                self._tell(sign, step, least_liked(samples, name))
+                self._tell(sign, step, least_liked(greedy_rows(samples) if prefix else samples, judge))
 
     def metrics(self) -> dict[str, Metric]:
         """Return what the latest window shows; nothing before the second one."""
@@ -162,7 +165,8 @@ class HackingAlarm:
 
     @property
     def _is_confirmed(self) -> bool:
-        return bool(self.judged) and "judge" not in self.told and all(map(confirms, self.judged.values()))
+        sampled = [history for name, history in self.judged.items() if name in self.judges]
+        return bool(sampled) and "judge" not in self.told and all(map(confirms, sampled))
 
     def _tell(self, sign: Sign, step: int, samples: Samples) -> None:
         if sign.kind in self.told:
@@ -192,6 +196,15 @@ def least_liked(samples: Samples, judge: str) -> list[Mapping[str, Any]]:
     by_score, by_judge = _ranks(samples, "score"), _ranks(samples, judge)
     order = sorted(range(len(samples)), key=lambda row: by_judge[row] - by_score[row])
     return [samples[row] for row in order[:NUM_QUOTED]]
+
+
+def greedy_rows(samples: Samples) -> list[dict[str, Any]]:
+    """Return ``samples`` with the greedy response and its scores as those of the row."""
+    return [
+        {"prompt": row["prompt"], "response": row[f"{GREEDY}response"], "score": row[f"{GREEDY}reward"]}
+        | {name: value for name, value in row.items() if name.startswith(GREEDY)}
+        for row in samples
+    ]
 
 
 def _ranks(samples: Samples, key: str) -> dict[int, int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alignment.metrics import GREEDY
 from alignment.telemetry.report.charts import EVALUATION, Series, show
 from alignment.telemetry.report.curves import finite_points
 from alignment.telemetry.report.explanations import HACKING
 from alignment.telemetry.report.metric_rows import Card
 
-REWARD = f"{EVALUATION}reward"
+REWARD = "reward"
 _SPREAD = "_std"
 _ABOUT = (
     "What second judges (eval_reward), which are never trained on, and the alarm say about the reward. Without them a "
@@ -41,10 +42,15 @@ def readable_findings(findings: Any) -> list[Mapping[str, Any]]:
 
 def _judgements(series: Series) -> list[tuple[str, bool]]:
     """Return what each second judge says of a reward that has risen, and whether that is a doubt."""
-    reward = _ends(series, REWARD)
+    return [said for prefix in ("", GREEDY) for said in _judgements_of(series, f"{EVALUATION}{prefix}")]
+
+
+def _judgements_of(series: Series, prefix: str) -> list[tuple[str, bool]]:
+    """Return what the judges say of the answers whose metrics begin with ``prefix``."""
+    reward = _ends(series, f"{prefix}{REWARD}")
     if reward is None or reward[1] <= reward[0]:
         return []
-    ends = {name: _ends(series, name) for name in _judges(series)}
+    ends = {name: _ends(series, name) for name in _judges(series, prefix)}
     return [_judgement(name, pair, reward) for name, pair in ends.items() if pair is not None]
 
 
@@ -55,9 +61,11 @@ def _judgement(name: str, judge: tuple[float, float], reward: tuple[float, float
     return f"{name.removeprefix(EVALUATION)} {verb} ({show(judge[0])} to {show(judge[1])}) {more}", is_doubt
 
 
-def _judges(series: Series) -> list[str]:
-    """Return the metrics of second judges: each has a mean and a spread, as the reward has."""
-    return [name for name in series if name.startswith(EVALUATION) and f"{name}{_SPREAD}" in series and name != REWARD]
+def _judges(series: Series, prefix: str) -> list[str]:
+    """Return the metrics of second judges with ``prefix``: each has a mean and a spread, as the reward has."""
+    names = [name for name in series if name.startswith(prefix) and f"{name}{_SPREAD}" in series]
+    of_greedy = f"{EVALUATION}{GREEDY}"
+    return [name for name in names if name != f"{prefix}{REWARD}" and (prefix == of_greedy or of_greedy not in name)]
 
 
 def _ends(series: Series, name: str) -> tuple[float, float] | None:

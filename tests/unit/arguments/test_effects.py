@@ -129,6 +129,11 @@ def test_a_cpu_is_deterministic_without_being_asked():
         (["--lr_scheduler_type", "constant_with_warmup", "--min_learning_rate", "1e-9"], "min_learning_rate"),
         (["--eval_datasets", "e"], "eval_datasets"),
         (["--eval_do_sample", "false"], "eval_do_sample"),
+        (["--eval_greedy", "true"], "eval_greedy"),
+        (
+            ["--do_eval", "--eval_datasets", "e", "--eval_do_sample", "false", "--eval_greedy", "true"],
+            "eval_greedy",
+        ),
         (["--reward_server", "http://h:1"], "reward_server"),
         (["--reward_retries", "1"], "reward_retries"),
         (

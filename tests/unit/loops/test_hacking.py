@@ -163,6 +163,19 @@ def test_a_judge_that_confirms_the_gain_silences_the_signs_of_training():
         assert _run(lambda i: {"reward": 1.5, "repetition": 0.5}, alarm=alarm) == told
 
 
+def test_greedy_answers_are_compared_with_their_own_start_and_quoted():
+    """The sampled answers earn more by both; the greedy ones lose the judge, and confirm no gain of the others."""
+    alarm, row = HackingAlarm(judges=("truth",)), {"prompt": "p", "response": "s", "score": 9.0, "truth": 9.0}
+    rows = [{**row, "greedy_response": f"g{n}", "greedy_reward": n, "greedy_truth": -n} for n in range(100)]
+    for n, greedy in enumerate((1.0, 1.0, 0.4, 0.4)):
+        means = {"reward": n, "truth": n, "greedy_reward": n, "greedy_truth": greedy}
+        found = {f"eval/{name}{end}": float(m) for name, m in means.items() for end in ("", "_std")}
+        alarm.observe_evaluation(found | {f"eval/{name}_std": 1.0 for name in means}, rows, step=10 * n)
+    (finding,) = alarm.findings
+    assert finding.text.startswith("the second judge greedy_truth fell from 1 (update 0) to 0.4, while the reward")
+    assert [(one["response"], one["score"]) for one in finding.samples] == [("g99", 99), ("g98", 98), ("g97", 97)]
+
+
 def test_quoted_are_the_best_paid_answers_and_those_that_a_judge_ranks_lowest_against_the_reward():
     rows = [{"score": score, "truth": truth} for score, truth in ((3.0, 0.0), (2.0, 2.0), (1.0, 3.0), (None, 1.0))]
     assert [row["score"] for row in best_paid(rows)] == [3.0, 2.0, 1.0]

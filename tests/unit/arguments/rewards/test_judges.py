@@ -26,7 +26,7 @@ def test_the_columns_of_samples():
     assert COLUMNS == {"prompt": "q", "response": "a", "score": 0.5, "finish_reason": "stop"}
 
 
-@pytest.mark.parametrize("name", [*COLUMNS, "reward", "kl_divergence", "truth_std"])
+@pytest.mark.parametrize("name", [*COLUMNS, "reward", "kl_divergence", "truth_std", "greedy_truth"])
 def test_a_judge_named_as_a_metric_or_column_is_refused_with_a_name_that_works(name, tmp_path):
     (tmp_path / "checks.py").write_text(f"def {name}(prompts, responses, labels):\n    return [0.0] * len(prompts)\n")
     source = f"{tmp_path / 'checks.py'}:{name}"

@@ -22,6 +22,15 @@ def test_a_judge_that_rose_too_makes_it_yes_unless_the_alarm_has_told_something(
     assert verdict_cards(series, [FINDING])[0].value == "No: repetition since update 60"
 
 
+def test_greedy_answers_are_judged_by_their_own_reward():
+    """Theirs rose by less than that of the sampled ones, which the judge confirms, and the judge fell."""
+    greedy = {"reward": [(0, 2.0), (100, 2.1)], "truth": [(0, 0.9), (100, 0.7)]}
+    series = {f"eval/greedy_{name}{end}": points for name, points in greedy.items() for end in ("", "_std")}
+    (card,) = verdict_cards(REWARD | _judge(0.57, 0.82) | series, None)
+    assert card.value == "No: greedy_truth did not rise (0.9 to 0.7) while the reward rose (2 to 2.1)"
+    assert card.change == "truth rose (0.57 to 0.82) with the reward"
+
+
 def test_without_judge_and_finding_nothing_is_claimed():
     assert verdict_cards(REWARD, None) == verdict_cards({}, "?") == verdict_cards(REWARD, [{"step": "x"}]) == []
     fell = {**REWARD, "eval/reward": [(0, 2.0), (100, 1.0)]} | _judge(0.6, 0.5)
