@@ -10,7 +10,7 @@ from learning_runs import Run
 
 def alarms(runs: Sequence[Run]) -> Iterator[str]:
     """Yield how the alarm judged, with the true score as second judge, over the on-policy runs of this package."""
-    watched = [run for run in runs if not run.arm.startswith("trl") and run.arm != "dpo"]
+    watched = list(filter(is_watched, runs))
     told, hacked = [bool(run.told) for run in watched], [run.is_hacked() for run in watched]
     recovered = [run.is_hacked(min(run.told.values())) for run in watched if run.told and not run.is_hacked()]
     yield f"Alarm: {count_told(told, hacked)}; {sum(recovered)} of these were hacked when told and recovered."
@@ -26,6 +26,11 @@ def alarms(runs: Sequence[Run]) -> Iterator[str]:
     for run, is_hacked in zip(watched, hacked, strict=True):
         if is_hacked or run.told or ended_low(run.scores):
             yield describe_alarm(run, "yes" if is_hacked else "no")
+
+
+def is_watched(run: Run) -> bool:
+    """Return whether ``run`` has an alarm: on-policy, and of this package."""
+    return not run.arm.startswith("trl") and run.arm != "dpo"
 
 
 def describe_alarm(run: Run, hacked: str) -> str:

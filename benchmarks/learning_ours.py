@@ -150,6 +150,23 @@ def judge(task: str, data: Path, policy: Path) -> dict[str, Any]:
     return found
 
 
+def answer_greedily(task: str, data: Path, policy: Path) -> dict[str, list[float]]:
+    """Return the ``truth`` and the ``reward`` of a greedy answer of ``policy`` to each held-out prompt."""
+    tokenizer, prompts = read_prompts(data)
+    model = load_causal_lm(policy)
+    engine = EagerEngine(model, usable_vocab_size=len(tokenizer))
+    engine.load_weights(None, version=0)
+    how = GenerationOptions(max_new_tokens=16, stop_token_ids=sequence_ends(model.config, tokenizer), do_sample=False)
+    collector = Collector(engine, how, num_return_sequences=1, seed=JUDGE_SEED, rows_per_call=1024)
+    rollout = collector.collect(prompts, policy_version=0)
+    answers = [tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
+    rows = [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
+    return {
+        "truth": [float(TASKS[task].score(p, a)) for p, a in zip(rollout.inputs, answers, strict=True)],
+        "reward": measure_scores(read_reward(reward_of(task, data)), rows, rows_per_batch=1024).tolist(),
+    }
+
+
 def judge_run(folder: Path) -> None:
     """Add the true scores to the points of a run."""
     settings, points = read_settings(folder), read_points(folder)

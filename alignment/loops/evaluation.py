@@ -71,7 +71,7 @@ class PromptEvaluation:
     def _ask(
         self, judges: Mapping[str, Scorer], rollout: Rollout, rows: list[dict[str, Any]], *, prefix: str = ""
     ) -> dict[str, float]:
-        """Return the mean and the spread of each judge over the rows that it could score; add its scores to ``rows``."""
+        """Return mean and spread of each judge over the rows that it could score; add its scores to ``rows``."""
         metrics = {}
         for name, scores in [(prefix + name, judge.score(rollout)) for name, judge in judges.items()]:
             valid = np.ones(rollout.num_rows, bool) if scores.valid is None else scores.valid

@@ -97,7 +97,7 @@ class HackingAlarm:
             history.append(
                 JudgedEvaluation(
                     step=step,
-                    count=len(samples),
+                    count=_num_answers(samples, prefix),
                     reward=metrics[f"eval/{reward}"],
                     reward_std=metrics[f"eval/{reward}_std"],
                     judge=metrics[f"eval/{judge}"],
@@ -205,6 +205,11 @@ def greedy_rows(samples: Samples) -> list[dict[str, Any]]:
         | {name: value for name, value in row.items() if name.startswith(GREEDY)}
         for row in samples
     ]
+
+
+def _num_answers(samples: Samples, prefix: str) -> int:
+    """Return the number of answers that can differ: a prompt that comes twice has one greedy answer."""
+    return len({row["prompt"] for row in samples}) if prefix else len(samples)
 
 
 def _ranks(samples: Samples, key: str) -> dict[int, int]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from alignment.loops.hacking.windows import Mean, Window, change
+from alignment.metrics import GREEDY
 
 ERRORS = 3.0
 """Standard errors that a change must exceed."""
@@ -143,7 +144,7 @@ def find_contradiction(name: str, history: Sequence[JudgedEvaluation]) -> Sign |
     """Return the sign that the judge ``name`` contradicts the reward, from all evaluations so far; None: it does not.
 
     Either the judge has fallen from its best evaluation beyond noise, as the mean of the last two, while the reward has
-    not; or the reward has risen by ``JUDGED_GAIN`` deviations, and in each of the last ``RECENT`` evaluations the judge
+    not (of greedy answers each of the two has fallen so far); or the reward has risen by ``JUDGED_GAIN`` deviations, and in each of the last ``RECENT`` evaluations the judge
     was not above its start.
     """
     return _fall(name, history) or _no_rise(name, history)
@@ -164,6 +165,11 @@ def _fall(name: str, history: Sequence[JudgedEvaluation]) -> Sign | None:
     judge, reward = (sum(getattr(one, part) for one in last) / 2 for part in ("judge", "reward"))
     error = math.sqrt(_error(best) ** 2 + sum(_error(one) ** 2 for one in last) / 4)
     if best.judge - judge <= ERRORS * error or reward < best.reward:
+        return None
+    # Greedy answers of all prompts can change at once and come back by the next evaluation.
+    if name.startswith(GREEDY) and any(
+        best.judge - one.judge <= ERRORS * math.hypot(_error(best), _error(one)) for one in last
+    ):
         return None
     return Sign(
         "judge",

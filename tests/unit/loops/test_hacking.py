@@ -164,14 +164,27 @@ def test_a_judge_that_confirms_the_gain_silences_the_signs_of_training():
 
 
 def test_greedy_answers_are_compared_with_their_own_start_and_quoted():
-    """The sampled answers earn more by both; the greedy ones lose the judge, and confirm no gain of the others."""
-    alarm, row = HackingAlarm(judges=("truth",)), {"prompt": "p", "response": "s", "score": 9.0, "truth": 9.0}
+    """The sampled answers earn more by both. The error of a fall is 0.14 with 100 prompts, and 1.4 with one of them."""
+    row = {"response": "s", "score": 9.0, "truth": 9.0}
     rows = [{**row, "greedy_response": f"g{n}", "greedy_reward": n, "greedy_truth": -n} for n in range(100)]
-    for n, greedy in enumerate((1.0, 1.0, 0.4, 0.4)):
-        means = {"reward": n, "truth": n, "greedy_reward": n, "greedy_truth": greedy}
-        found = {f"eval/{name}{end}": float(m) for name, m in means.items() for end in ("", "_std")}
-        alarm.observe_evaluation(found | {f"eval/{name}_std": 1.0 for name in means}, rows, step=10 * n)
-    (finding,) = alarm.findings
+    prompts = [[f"p{n}" for n in range(100)], ["p"] * 100]
+    told = []
+    for curve, texts in (
+        ((1.0, 1.0, 0.4, 0.4), prompts[0]),
+        ((1.0, 1.0, 0.7, 0.3), prompts[0]),
+        ((1, 1, 0, 0), prompts[1]),
+    ):
+        alarm = HackingAlarm(judges=("truth",))
+        for n, greedy in enumerate(curve):
+            means = {"reward": n, "truth": n, "greedy_reward": n, "greedy_truth": greedy}
+            found = {f"eval/{name}": float(mean) for name, mean in means.items()}
+            samples = [{"prompt": text, **one} for text, one in zip(texts, rows, strict=True)]
+            alarm.observe_evaluation(found | {f"eval/{name}_std": 1.0 for name in means}, samples, step=10 * n)
+        told.append(alarm.findings)
+    ((finding,), *others) = told
+    assert others == [[], []], (
+        "one of two evaluations fell far enough only; a hundred rows of one prompt are one answer"
+    )
     assert finding.text.startswith("the second judge greedy_truth fell from 1 (update 0) to 0.4, while the reward")
     assert [(one["response"], one["score"]) for one in finding.samples] == [("g99", 99), ("g98", 98), ("g97", 97)]
 
