@@ -143,9 +143,9 @@ def _length_pays(start: Window, now: Window) -> bool:
 def find_contradiction(name: str, history: Sequence[JudgedEvaluation]) -> Sign | None:
     """Return the sign that the judge ``name`` contradicts the reward, from all evaluations so far; None: it does not.
 
-    Either the judge has fallen from its best evaluation beyond noise, as the mean of the last two, while the reward has
-    not (of greedy answers each of the two has fallen so far); or the reward has risen by ``JUDGED_GAIN`` deviations, and in each of the last ``RECENT`` evaluations the judge
-    was not above its start.
+    Either the judge has fallen from its best evaluation beyond noise, as the mean of the last two (of greedy answers
+    each of the two), while the reward has not; or the reward has risen by ``JUDGED_GAIN`` deviations, and in each of
+    the last ``RECENT`` evaluations the judge was not above its start.
     """
     return _fall(name, history) or _no_rise(name, history)
 

@@ -176,7 +176,7 @@ def test_greedy_answers_are_compared_with_their_own_start_and_quoted():
     ):
         alarm = HackingAlarm(judges=("truth",))
         for n, greedy in enumerate(curve):
-            means = {"reward": n, "truth": n, "greedy_reward": n, "greedy_truth": greedy}
+            means = {"reward": n, "truth": n, "greedy_reward": 0.1 * n, "greedy_truth": greedy}
             found = {f"eval/{name}": float(mean) for name, mean in means.items()}
             samples = [{"prompt": text, **one} for text, one in zip(texts, rows, strict=True)]
             alarm.observe_evaluation(found | {f"eval/{name}_std": 1.0 for name in means}, samples, step=10 * n)
