@@ -148,7 +148,7 @@ ROLLOUT = (
     ),
     _row("eval_do_sample", False, _both("do_sample"), [True, False], with_=EVALUATED),
     _row("eval_greedy", True, lambda r: (r.evaluation.with_greedy, r.evaluation.options.do_sample), (True, True),
-         with_=EVALUATED),
+         with_=EVALUATED, alone=True),
 )  # fmt: skip
 
 REFERENCE = {"reference_server": "http://localhost:9/"}
