@@ -254,8 +254,7 @@ class OnPolicyRun:
         return engine.num_replicas if isinstance(engine, (TeamEngine, PlacedEngine)) else 1
 
     def _evaluation(self) -> PromptEvaluation:
-        parsed = self._launch.parsed
-        evaluation = self._data.evaluation
+        parsed, evaluation = self._launch.parsed, self._data.evaluation
         return PromptEvaluation(
             prompts=[evaluation[i] for i in range(len(evaluation))],
             engine=self._engine,
