@@ -170,12 +170,6 @@ PEER_KEYS: Mapping[str, PeerKey] = MappingProxyType(
             "give policy_loss_reduction: token-mean is token, seq-mean-token-mean is sequence, "
             "seq-mean-token-sum-norm is constant",
         ),
-        "loss_type": PeerKey(
-            f"{_TRL} (GRPO)",
-            ("rl_algorithm", "policy_loss_reduction"),
-            "give rl_algorithm=grpo and policy_loss_reduction (grpo is sequence, dapo and bnpo are token, dr_grpo is "
-            "constant), or rl_algorithm=cispo or sapo",
-        ),
         "policy_loss_type": PeerKey(_OPENRLHF, ("rl_algorithm",), "give rl_algorithm=gspo where it is gspo"),
         "no_advantage_std_norm": PeerKey(_OPENRLHF, ("normalize_advantage",), "give normalize_advantage=false"),
         "filter_groups": PeerKey(

@@ -8,10 +8,6 @@ from types import MappingProxyType
 from alignment.arguments.peers.peer_key import PeerKey
 
 _TRL = "TRL"
-_ALGORITHMS = (
-    "give rl_algorithm: dapo and bnpo are grpo (policy_loss_reduction=token), grpo is grpo with "
-    "policy_loss_reduction=sequence, dr_grpo, cispo and sapo have their names; others are not built"
-)
 
 
 def _without(why: str) -> PeerKey:
@@ -58,7 +54,12 @@ TRL_KEYS: Mapping[str, PeerKey] = MappingProxyType(
             "give tokenizer_chat_template, and chat_template=tokenizer",
         ),
         "cast_lm_head_to_fp32": _without("log-probs are computed in float32"),
-        "loss_type": PeerKey(f"{_TRL} (GRPO)", ("rl_algorithm",), _ALGORITHMS),
+        "loss_type": PeerKey(
+            f"{_TRL} (GRPO)",
+            ("rl_algorithm", "policy_loss_reduction"),
+            "give rl_algorithm=grpo and policy_loss_reduction (grpo is sequence, dapo and bnpo are token, dr_grpo is "
+            "constant), or rl_algorithm=cispo or sapo",
+        ),
         "num_generations_eval": _without("an evaluation makes one response to each prompt"),
         "min_p": PeerKey(_TRL, ("top_p", "top_k"), "leave it out: the sampler has temperature, top_p and top_k"),
         "use_vllm": _ENGINE,

@@ -6,6 +6,7 @@ import pytest
 
 from alignment.arguments.groups import declare
 from alignment.arguments.peers.advice import PEER_KEYS, advise
+from alignment.arguments.peers.trl_keys import TRL_KEYS
 from alignment.arguments.translations import TRANSLATIONS
 from alignment.errors import ArgumentError
 from alignment.trainers.ppo.arguments import GROUPS, parse_ppo_arguments
@@ -70,6 +71,10 @@ def test_the_whole_message(key, value, said):
 def test_a_trainer_without_our_key_is_not_advised_to_give_it():
     assert advise("num_ppo_epochs", 4, {"learning_rate"}) is None
     assert "update_iters" not in _sft_problem("num_ppo_epochs", "4")
+
+
+def test_no_other_answer_hides_one_of_trl():
+    assert all(PEER_KEYS[key] is peer for key, peer in TRL_KEYS.items())
 
 
 def test_a_key_without_counterpart_is_left_out():
