@@ -144,7 +144,7 @@ class Parts:
         training = self.parsed.training
         choose_operators(ALONE, wanted=training.use_native_ops and not plain)
         choose_sharing(wanted=False if plain else training.share_prefixes)
-        choose_precision(wanted="highest" if plain else training.float32_matmul_precision)
+        choose_precision(ALONE, wanted="highest" if plain else training.float32_matmul_precision)
 
     def _start(self, folder: Path) -> Launch:
         topology = initialise(device="cpu", seed=self.work.seed)
