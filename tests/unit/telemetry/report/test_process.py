@@ -26,7 +26,8 @@ def folder(tmp_path, caplog):
     return tmp_path
 
 
-def test_a_child_draws_and_writes_while_the_run_goes_on(folder, caplog):
+def test_a_child_draws_and_writes_while_the_run_goes_on(folder, caplog, monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)  # another test of this process may have drawn
     keep_scores(folder / "plots", np.array([1.0, -0.5]))
     (folder / "ledger.json").write_text("{")
     with writing_report(folder, title="SFT: a <run>", summary={"eval/loss": (0.5, float("nan")), "updates": 2}):
