@@ -131,40 +131,39 @@ def judge(task: str, data: Path, policy: Path) -> dict[str, Any]:
     ``..._rows`` are the means by prompt, for the errors of changes between policies; ``..._reward`` is what the reward
     model pays for the same answers.
     """
-    tokenizer, prompts = read_prompts(data)
-    model = load_causal_lm(policy)
-    engine = EagerEngine(model, usable_vocab_size=len(tokenizer))
-    engine.load_weights(None, version=0)
-    ends, found = sequence_ends(model.config, tokenizer), {}
+    answer, found = _answering(task, data, policy), {}
     for name, samples in (("score", SAMPLES), ("greedy", 1)):
-        how = GenerationOptions(max_new_tokens=16, stop_token_ids=ends, do_sample=name == "score")
-        collector = Collector(engine, how, num_return_sequences=samples, seed=JUDGE_SEED, rows_per_call=1024)
-        rollout = collector.collect(prompts, policy_version=0)
-        answers = [tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
-        scores = [TASKS[task].score(p, a) for p, a in zip(rollout.inputs, answers, strict=True)]
+        scores, rewards = answer(samples, do_sample=name == "score")
         found[name] = sum(scores) / len(scores)
         found[f"{name}_rows"] = np.reshape(scores, (-1, samples)).mean(axis=1).round(6).tolist()
-        rows = [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
-        rewards = measure_scores(read_reward(reward_of(task, data)), rows, rows_per_batch=1024)
         found[f"{name}_reward"] = float(rewards.mean())
     return found
 
 
 def answer_greedily(task: str, data: Path, policy: Path) -> dict[str, list[float]]:
     """Return the ``truth`` and the ``reward`` of a greedy answer of ``policy`` to each held-out prompt."""
+    truth, rewards = _answering(task, data, policy)(1, do_sample=False)
+    return {"truth": truth, "reward": rewards.tolist()}
+
+
+def _answering(task: str, data: Path, policy: Path) -> Callable[..., tuple[list[float], np.ndarray]]:
+    """Return what gives true scores and rewards of ``samples`` answers of ``policy`` to each held-out prompt."""
     tokenizer, prompts = read_prompts(data)
     model = load_causal_lm(policy)
     engine = EagerEngine(model, usable_vocab_size=len(tokenizer))
     engine.load_weights(None, version=0)
-    how = GenerationOptions(max_new_tokens=16, stop_token_ids=sequence_ends(model.config, tokenizer), do_sample=False)
-    collector = Collector(engine, how, num_return_sequences=1, seed=JUDGE_SEED, rows_per_call=1024)
-    rollout = collector.collect(prompts, policy_version=0)
-    answers = [tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
-    rows = [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
-    return {
-        "truth": [float(TASKS[task].score(p, a)) for p, a in zip(rollout.inputs, answers, strict=True)],
-        "reward": measure_scores(read_reward(reward_of(task, data)), rows, rows_per_batch=1024).tolist(),
-    }
+    ends = sequence_ends(model.config, tokenizer)
+
+    def answer(samples: int, *, do_sample: bool) -> tuple[list[float], np.ndarray]:
+        how = GenerationOptions(max_new_tokens=16, stop_token_ids=ends, do_sample=do_sample)
+        collector = Collector(engine, how, num_return_sequences=samples, seed=JUDGE_SEED, rows_per_call=1024)
+        rollout = collector.collect(prompts, policy_version=0)
+        answers = [tokenizer.decode(r.tolist(), skip_special_tokens=True) for r in rollout.responses]
+        rows = [np.concatenate(pair) for pair in zip(rollout.prompts, rollout.responses, strict=True)]
+        scores = [float(TASKS[task].score(p, a)) for p, a in zip(rollout.inputs, answers, strict=True)]
+        return scores, measure_scores(read_reward(reward_of(task, data)), rows, rows_per_batch=1024)
+
+    return answer
 
 
 def judge_run(folder: Path) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 from typing import Any
-
-_module = cache(import_module)  # found at once: formulas ask for it many times a step
 
 
 def __getattr__(name: str) -> Any:
@@ -21,7 +18,8 @@ class _Functional:
     """``paddle.nn.functional``."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_module("paddle.nn.functional"), name)
+        found = self.__dict__[name] = getattr(import_module("paddle.nn.functional"), name)
+        return found
 
 
 functional = _Functional()

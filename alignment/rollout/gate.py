@@ -25,6 +25,22 @@ Action = Literal["warn", "correct", "recompute", "stop"]
 LINE_EVERY = 50
 """Only the first rollout above the limit and every multiple of this are logged."""
 
+
+@dataclass
+class RareWarning:
+    """Warns of rollouts above the limit, and counts them since the start of this process."""
+
+    count: int = 0
+
+    def tell(self, text: str) -> None:
+        """Count a rollout; log ``text`` of the first and of every ``LINE_EVERY``th."""
+        self.count += 1
+        if log.is_main() and (self.count == 1 or self.count % LINE_EVERY == 0):
+            log.warn(
+                f"{text} (number {self.count} above the limit; only the first and every {LINE_EVERY}th are logged)"
+            )
+
+
 _CONSEQUENCES = {
     "warn": "the run continues unchanged; on_logprob_gap=correct, recompute or stop would act",
     "correct": "importance weights correct the policy loss, as they do in every rollout of this run",
@@ -114,8 +130,7 @@ class LogprobGate:
     (``logprob_check.py``)."""
     weighs_all: bool = False
     """Whether rollouts may come from earlier weights: all of them get importance weights, whatever the action."""
-    _num_above: int = field(default=0, init=False)
-    """Rollouts above the limit since the start of this process, for spacing the log lines."""
+    _warning: RareWarning = field(default_factory=RareWarning, init=False)
 
     def check(self, rollout: Rollout, *, staleness: int = 0) -> tuple[Rollout, dict[str, Metric]]:
         """Return the rollout to learn from, and metrics; ``staleness`` counts the updates since its weights.
@@ -139,16 +154,10 @@ class LogprobGate:
         return rollout, metrics
 
     def _tell(self, gap: LogprobGap, update: int) -> None:
-        self._num_above += 1
         said = f"log-probs of engine and trainer differ at update {update} by {gap}; logprob_gap_limit={self.limit:g}"
         if self.action == "stop":
             raise NumericalError(f"{said} is for p99, and on_logprob_gap=stop. {_ADVICE}")
-        if log.is_main() and (self._num_above == 1 or self._num_above % LINE_EVERY == 0):
-            action = "recompute" if self.falls_back else self.action
-            log.warn(
-                f"{said} is for p99: {_CONSEQUENCES[action]} (number {self._num_above} above the limit; only "
-                f"the first and every {LINE_EVERY}th are logged)"
-            )
+        self._warning.tell(f"{said} is for p99: {_CONSEQUENCES['recompute' if self.falls_back else self.action]}")
 
     def _weights(self, rollout: Rollout) -> np.ndarray:
         trainer, engine, mask = map(

@@ -10,11 +10,8 @@ import numpy as np
 from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout
 from alignment.rollout.forward import measure_logprobs
-from alignment.telemetry import log
+from alignment.rollout.gate import RareWarning
 from alignment.telemetry.wording import counted
-
-LINE_EVERY = 50
-"""Only the first rollout whose checked rows are above the limit and every multiple of this are logged."""
 
 
 class OldLogprobs(NamedTuple):
@@ -37,8 +34,7 @@ class LogprobCheck:
     num_rows: int
     limit: float
     """Gap in nats that 99 % of the checked tokens must not exceed."""
-    _num_above: int = field(default=0, init=False)
-    """Rollouts above the limit since the start of this process."""
+    _warning: RareWarning = field(default_factory=RareWarning, init=False)
 
     def measure(self, policy: ModelRunner, rollout: Rollout, *, with_entropy: bool, **options: Any) -> OldLogprobs:
         """Return the old log-probs; ``options`` are those of ``measure_logprobs``.
@@ -61,14 +57,11 @@ class LogprobCheck:
         return OldLogprobs(logprobs, _spread(found[1], rows, logprobs.shape), is_checked)
 
     def _tell(self, p99: float, rollout: Rollout) -> None:
-        self._num_above += 1
-        if log.is_main() and (self._num_above == 1 or self._num_above % LINE_EVERY == 0):
-            log.warn(
-                f"log-probs of engine and trainer differ by p99 {p99:.3g} nats in {counted(self.num_rows, 'response')} "
-                f"checked at update {rollout.policy_version}, and logprob_gap_limit={self.limit:g}: the trainer "
-                f"computes those of all {rollout.num_rows} responses, so use_rollout_logprobs saves nothing there "
-                f"(number {self._num_above} above the limit; only the first and every {LINE_EVERY}th are logged)"
-            )
+        self._warning.tell(
+            f"log-probs of engine and trainer differ by p99 {p99:.3g} nats in {counted(self.num_rows, 'response')} "
+            f"checked at update {rollout.policy_version}, and logprob_gap_limit={self.limit:g}: the trainer computes "
+            f"those of all {rollout.num_rows} responses, so use_rollout_logprobs saves nothing there"
+        )
 
     def _choose(self, rollout: Rollout) -> np.ndarray:
         """Return [N] bool, True in evenly spaced rows, which are others in the next rollout."""

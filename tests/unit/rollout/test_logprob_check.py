@@ -7,10 +7,10 @@ import pytest
 
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
-from alignment.rollout import logprob_check
 from alignment.rollout.forward import measure_logprobs
 from alignment.rollout.gate import LogprobGate
 from alignment.rollout.logprob_check import LogprobCheck
+from alignment.telemetry import log
 from tests.tiny_models import tiny_causal
 
 OPTIONS = {"rows_per_batch": 2, "temperature": 0.7}
@@ -87,7 +87,7 @@ def test_the_gate_measures_checked_rows_and_learns_from_the_engines(policy, roll
 
 def test_a_run_that_checks_in_vain_says_so(policy, rollout, monkeypatch):
     told = []
-    monkeypatch.setattr(logprob_check.log, "warn", told.append)
+    monkeypatch.setattr(log, "warn", told.append)
     check = LogprobCheck(num_rows=2, limit=1e-4)
     for _ in range(120):
         check.measure(policy, rollout, with_entropy=False, **OPTIONS)
