@@ -51,6 +51,10 @@ class Values:
         """Tell whether the user gave the key."""
         return is_given(self._origins.get(key, "default"))
 
+    def set_by_preset(self, *keys: str) -> list[str]:
+        """Return ``key=value`` of those of ``keys`` that have their value from a preset."""
+        return [f"{key}={self._values[key]}" for key in keys if self._origins.get(key, "").startswith("preset ")]
+
 
 Check = Callable[[Values], Iterable[str]]
 Written = Sequence[str] | Mapping[str, Any] | NestedKeys | Parsed

@@ -28,11 +28,13 @@ def check_batches(v: Values) -> Iterator[str]:
             "gradient_accumulation_steps": [g for g in _near(steps) if _fits(rows, micro * g)],
         }
         words = [f"{key}={' or '.join(map(str, values[:3]))}" for key, values in options.items() if values]
+        by_preset = v.set_by_preset(*options, "num_return_sequences")
+        preset = f" (preset={v.preset} set {', '.join(by_preset)})" if by_preset else ""
         yield (
             f"per_device_prompt_batch_size * num_return_sequences = {v.per_device_prompt_batch_size} * "
             f"{v.num_return_sequences} = {rows} rows per rollout, and per_device_train_batch_size * "
             f"gradient_accumulation_steps = {micro} * {steps} = {update} rows per update: neither divides the other. "
-            f"Values that work: {'; '.join(words)}"
+            f"Values that work: {'; '.join(words)}{preset}"
         )
 
 

@@ -264,6 +264,10 @@ def test_a_normaliser_that_keeps_nothing_is_refused_where_scores_are_to_be_norma
     ("given", "words"),
     [
         (["--per_device_train_batch_size", "6"], "neither divides the other"),
+        (
+            ["--preset", "recommended", "--num_return_sequences", "3"],
+            "(preset=recommended set per_device_prompt_batch_size=32, per_device_train_batch_size=64)",
+        ),
         (["--max_dec_len", "2048"], "max_dec_len=2048 must be below max_length=2048"),
         (["--max_dec_len", "9", "--min_dec_len", "10"], "min_dec_len=10 must not exceed max_dec_len = 9"),
         (["--max_dec_len", "1500", "--max_prompt_len", "1000"], "1000 + 1500 = 2500 exceeds"),
