@@ -195,7 +195,7 @@ class Decoder(nn.Layer):
         return split_rows(num_tokens, self.placement.tensor.size) if self.placement.sequence_parallel else num_tokens
 
     def _embed(self, tokens: PackedTokens, plan: SequencePlan) -> paddle.Tensor:
-        PASSED.add(tokens.forest)
+        PASSED.add(tokens.forest, obstacle=self._sharing_obstacle)
         hidden = self.embed_tokens(from_host(tokens.packed.astype(np.int64, copy=False)), plan.region)
         if self.project_in is not None:
             hidden = self.project_in(hidden)
@@ -223,11 +223,7 @@ class Decoder(nn.Layer):
         return layer(hidden, plan, wanted)
 
     def _forest(self, ids: np.ndarray, lengths: np.ndarray) -> Forest:
-        """Pack rows ``ids`` [n, S] of ``lengths`` [n].
-
-        Dropout differs between rows, and the balance of experts counts every row's tokens: nothing is shared there.
-        Rows share with those that have the same rotary angles.
-        """
+        """Pack rows ``ids`` [n, S] of ``lengths`` [n]; they share with those that have the same rotary angles."""
         if not self.shares_tokens:
             return Forest.plain(lengths, ids.shape[1])
         limit = self.config.angle_limit
@@ -236,8 +232,16 @@ class Decoder(nn.Layer):
     @property
     def shares_tokens(self) -> bool:
         """Whether rows of a pass share the tokens they begin with."""
-        drops = self.adapter is not None and self.adapter.dropout > 0
-        return sharing_tokens() and not drops and self.config.experts is None
+        return sharing_tokens() and self._sharing_obstacle is None
+
+    @property
+    def _sharing_obstacle(self) -> str | None:
+        """Why rows of a pass cannot share the tokens they begin with; None: they can."""
+        if self.config.experts is not None:
+            return "none with experts: their balance counts the tokens of every row"
+        if self.adapter is not None and self.adapter.dropout > 0:
+            return "none with lora_dropout: every row drops other numbers"
+        return None
 
     def _read(self, ids: np.ndarray, lengths: np.ndarray, position_ids: np.ndarray | None = None) -> PackedTokens:
         if position_ids is not None:

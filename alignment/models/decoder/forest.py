@@ -46,17 +46,20 @@ class PassedTokens:
     def reset(self) -> None:
         """Count from now on."""
         self.given = self.computed = 0
+        self._obstacles: dict[str, None] = {}
 
-    def add(self, forest: Forest) -> None:
-        """Count a pass of rows that may share tokens."""
+    def add(self, forest: Forest, *, obstacle: str | None = None) -> None:
+        """Count a pass of rows that may share tokens; ``obstacle``: why those of this model share none."""
         if not _wanted:
             return
         self.given += forest.num_tokens + forest.num_saved
         self.computed += forest.num_tokens
+        if obstacle is not None:
+            self._obstacles[obstacle] = None
 
     def __str__(self) -> str:
-        saved = 1 - self.computed / max(self.given, 1)
-        return f"{self.computed:,} of {self.given:,} tokens computed ({saved:.0%} shared by rows that begin alike)"
+        saved, why = 1 - self.computed / max(self.given, 1), "".join(f"; {why}" for why in self._obstacles)
+        return f"{self.computed:,} of {self.given:,} tokens computed ({saved:.0%} shared by rows that begin alike{why})"
 
 
 PASSED = PassedTokens()

@@ -42,6 +42,9 @@ LONGROPE = DecoderConfig.from_dict(
         "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4},
     }
 )
+EXPERTS = DecoderConfig.from_dict(
+    {**CONFIG.to_dict(), "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+)
 DRAWN = np.random.default_rng(0)
 PROMPTS = [DRAWN.integers(0, 50, length) for length in (40, 9, 25)]
 ANSWERS = [(0, 12), (1, 30), (0, 3), (2, 7), (1, 30), (0, 25)]
@@ -201,3 +204,19 @@ def test_rows_with_dropout_do_not_share():
     attach_adapter(model, replace(ADAPTER, dropout=0.1), seed=1)
     share_tokens(True)
     assert model.model.boundary_rows(BATCH) == int(BATCH.lengths.sum())
+    predicting_hidden(model, BATCH)
+    assert str(PASSED).endswith("(0% shared by rows that begin alike; none with lora_dropout: every row drops other numbers)")
+
+
+def test_a_model_whose_rows_do_not_share_says_why_once_beside_one_whose_rows_do():
+    share_tokens(True)
+    predicting_hidden(build(), BATCH)
+    mixture = build(config=EXPERTS)
+    for _ in range(2):
+        predicting_hidden(mixture, BATCH)
+    given = int(BATCH.lengths.sum())
+    assert (PASSED.given, PASSED.computed) == (3 * given, 3 * given - SAVED)
+    says = "shared by rows that begin alike; none with experts: their balance counts the tokens of every row)"
+    assert str(PASSED).endswith(f"(11% {says}")
+    share_tokens(True)
+    assert "experts" not in str(PASSED)
