@@ -75,7 +75,7 @@ def _passes(
     parsed: Parsed, policy: DecoderConfig, iteration: int, rows_per_update: int, *, device: str
 ) -> dict[str, Any]:
     """Return what is made, left out and kept of the passes over an ``iteration`` of responses, by field."""
-    dtype = parsed.training.weight_dtype(device)
+    dtype = parsed.training.product_dtype(device)
     checked = checked_rows(parsed, iteration, dtype=dtype)
     updates = ceil(iteration / rows_per_update) * parsed.on_policy.update_iters
     is_left_out = "critic" not in parsed.groups or parsed.savings.values_from_update is False

@@ -64,6 +64,11 @@ class Launch:
         return self.parsed.training.weight_dtype(self.topology.device)
 
     @property
+    def product_dtype(self) -> str:
+        """The dtype in which products of weights read their operands."""
+        return self.parsed.training.product_dtype(self.topology.device)
+
+    @property
     def run_name(self) -> str:
         """``run_name``, or the name of the output folder."""
         return self.parsed.training.run_name or self.output_dir.name

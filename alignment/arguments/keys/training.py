@@ -187,8 +187,8 @@ class TrainingArguments:
     float32_matmul_precision: MatmulPrecision = argument(HIGHEST, inert_when=_NO_ROUNDING)
     """Products of linear layers and vocabulary heads in training and scoring on a CPU, named as in torch. highest:
     float32; medium: both operands rounded to bfloat16, sums, weights, gradients and moments in float32. Needs a
-    processor with AVX512_BF16 or AMX; docs/bf16.md states the error. The compiled engine, attention and the experts of
-    a mixture stay as they are.
+    processor with AVX512_BF16 or AMX; docs/bf16.md states the error. The compiled engine, attention, the experts of a
+    mixture and matrices in 4 bits stay as they are.
     """
     share_prefixes: bool | None = argument(None, refused_when=_NO_FOREST)
     """Compute tokens that rows of a micro-batch begin with (the prompt of several answers) once for all of them,
@@ -268,3 +268,8 @@ class TrainingArguments:
     def weight_dtype(self, device: str) -> str:
         """Return the data type of weights on ``device`` (``cpu`` or ``gpu``): ``bfloat16`` or ``float32``."""
         return "bfloat16" if self.bf16 and self.fp16_opt_level == "O2" and device != "cpu" else "float32"
+
+    def product_dtype(self, device: str) -> str:
+        """Return the data type that products of weights read their operands in on ``device``."""
+        rounds = self.float32_matmul_precision != HIGHEST and device == "cpu"
+        return "bfloat16" if rounds else self.weight_dtype(device)

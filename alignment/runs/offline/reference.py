@@ -126,7 +126,7 @@ def open_reference(
             )
         return Reference(lambda batches, _: run(batches, placed.runner), moving, joining=joining)
     shows = launch.topology.is_main and not launch.parsed.training.disable_tqdm
-    kept = KeptRows(launch, _key(launch, objective, source), shows_progress=shows)
+    kept = KeptRows(launch, _key(launch, objective, source, policy if is_base else None), shows_progress=shows)
     size = launch.parsed.training.per_device_eval_batch_size
     batches = (batch for part in samples for batch in _cut(part, size, objective.make_batch))
     own = build_runner(policy, launch.topology) if is_base or is_start else None
@@ -245,10 +245,17 @@ def _moved_folder(checkpoint: Checkpoint) -> str:
     return str(checkpoint.model_folder(REFERENCE))
 
 
-def _key(launch: Launch, objective: OfflineObjective, source: ReferenceSource) -> str:
-    """Return a key of everything that the reference's numbers depend on: weights, dtype and objective."""
-    parts = json.dumps([source.frozen().content, launch.dtype, objective.name])
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+def _key(launch: Launch, objective: OfflineObjective, source: ReferenceSource, base: Any | None) -> str:
+    """Return a key of everything that the reference's numbers depend on: weights, objective, and how they are computed.
+
+    ``base``: the policy whose base, perhaps in 4 bits, is the reference; None: the reference is a model of its own.
+    """
+    parts = [source.frozen().content, launch.dtype, objective.name]
+    if launch.product_dtype != launch.dtype:
+        parts.append(f"products in {launch.product_dtype}")
+    if base is not None and base.placement.four_bit:
+        parts.append("weights in 4 bits")
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> dict[bytes, float]:

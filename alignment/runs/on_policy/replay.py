@@ -17,7 +17,7 @@ def start_replay(launch: Launch, policy: CausalLM) -> bool:
         if asked is True:
             log.warn("use_rollout_routing_replay=true has no effect: the policy has no experts")
         return False
-    if not replays_experts(launch.parsed, dtype=launch.dtype):
+    if not replays_experts(launch.parsed, dtype=launch.product_dtype):
         return False
     topology = launch.ranks_of("policy").topology
     policy.model.replay = ExpertReplay(ALONE if topology is None else topology.world)

@@ -12,7 +12,7 @@ CHECKED_SHARE = 16
 
 def checked_rows(parsed: Parsed, total: int, *, dtype: str) -> int | None:
     """Return of how many of the ``total`` responses of a rollout the trainer computes the log-probs, the others being
-    the engine's; None: of all. ``dtype`` is that of the trained weights.
+    the engine's; None: of all. ``dtype`` is that of the trainer's products.
     """
     if parsed.savings.use_rollout_logprobs is False:
         return None
@@ -48,13 +48,13 @@ def obstacle_to_one_pass(parsed: Parsed, *, updates: int, apart: bool) -> str | 
 
 
 def types_are_float32(parsed: Parsed, dtype: str) -> bool:
-    """Tell whether trainer (in ``dtype``) and engine compute in float32, so that they differ by rounding only."""
+    """Tell whether trainer (products in ``dtype``) and engine compute in float32: they differ by little rounding."""
     engine = parsed.engine
     return {dtype, engine.rollout_weight_type or "float32", engine.rollout_kv_type or "float32"} == {"float32"}
 
 
 def replays_experts(parsed: Parsed, *, dtype: str) -> bool:
-    """Tell whether a policy with experts, trained in ``dtype``, learns with those that rollouts chose."""
+    """Tell whether a policy with experts, its products in ``dtype``, learns with those that rollouts chose."""
     asked = parsed.on_policy.use_rollout_routing_replay
     return asked is True or (asked == "auto" and not types_are_float32(parsed, dtype))
 

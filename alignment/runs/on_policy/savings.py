@@ -10,7 +10,6 @@ from alignment.runs.on_policy.saved_passes import (
     checked_rows,
     obstacle_to_one_pass,
     obstacle_to_rollout_logprobs,
-    types_are_float32,
 )
 from alignment.telemetry import log
 
@@ -19,7 +18,7 @@ def build_logprob_check(launch: Launch, plan: RowPlan) -> LogprobCheck | None:
     """Return what takes old log-probs from the engine, None if the trainer computes all of them; log which."""
     parsed = launch.parsed
     total = plan.prompts_per_iteration * plan.samples_per_prompt
-    count = checked_rows(parsed, total, dtype=launch.dtype)
+    count = checked_rows(parsed, total, dtype=launch.product_dtype)
     if count is None:
         _warn_of_unused(launch, total)
         return None
@@ -28,11 +27,6 @@ def build_logprob_check(launch: Launch, plan: RowPlan) -> LogprobCheck | None:
         "to check them (use_rollout_logprobs)"
     )
     return LogprobCheck(num_rows=count, limit=parsed.engine.logprob_gap_limit)
-
-
-def computes_in_float32(launch: Launch) -> bool:
-    """Tell whether trainer and engine do, so that they differ by rounding only."""
-    return types_are_float32(launch.parsed, launch.dtype)
 
 
 def takes_values_from_update(launch: Launch, plan: RowPlan) -> bool:
@@ -60,5 +54,5 @@ def _warn_of_unused(launch: Launch, total: int) -> None:
     if launch.parsed.given("logprob_check_rows") and savings.use_rollout_logprobs is not False:
         given.append(f"logprob_check_rows={savings.logprob_check_rows}")
     if given:
-        why = obstacle_to_rollout_logprobs(launch.parsed, total, dtype=launch.dtype)
+        why = obstacle_to_rollout_logprobs(launch.parsed, total, dtype=launch.product_dtype)
         log.warn(f"{' and '.join(given)} without effect: the trainer computes all old log-probs ({why})")

@@ -341,6 +341,10 @@ def test_resume_is_a_switch_or_a_path(tmp_path):
 def test_weight_dtype_by_device():
     training = parse_reward_arguments([*RM, "--bf16", "1", "--fp16_opt_level", "O2"]).training
     assert (training.weight_dtype("gpu"), training.weight_dtype("cpu")) == ("bfloat16", "float32")
+    assert (training.product_dtype("gpu"), training.product_dtype("cpu")) == ("bfloat16", "float32")
+    rounded = parse_reward_arguments([*RM, "--float32_matmul_precision", "medium"]).training
+    assert (rounded.product_dtype("gpu"), rounded.product_dtype("cpu")) == ("float32", "bfloat16")
+    assert rounded.weight_dtype("cpu") == "float32"
 
 
 def test_a_secret_is_not_repeated():

@@ -18,7 +18,9 @@ NEEDED = ["--train_datasets", "packing-prompts/train", "--output_dir", "o", *MOD
 
 
 def _launch(*words, dtype="float32", roles=()):
-    return SimpleNamespace(parsed=parse_ppo_arguments([*NEEDED, *words]), dtype=dtype, roles=roles)
+    parsed = parse_ppo_arguments([*NEEDED, *words])
+    products = parsed.training.product_dtype("cpu") if dtype == "float32" else dtype
+    return SimpleNamespace(parsed=parsed, dtype=dtype, product_dtype=products, roles=roles)
 
 
 def _plan(rows, *, per_update=None, update_iters=1):
@@ -40,6 +42,7 @@ def test_one_response_in_16_is_checked(rows, checked):
         ([], "bfloat16"),
         (["--rollout_weight_type", "int8"], "float32"),
         (["--rollout_kv_type", "bfloat16"], "float32"),
+        (["--float32_matmul_precision", "medium"], "float32"),
         (["--on_logprob_gap", "recompute"], "float32"),
         (["--rollout_ahead", "1"], "float32"),
         (["--use_rollout_logprobs", "false"], "float32"),
