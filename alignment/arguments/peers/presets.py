@@ -41,7 +41,8 @@ DIFFERENCES: Mapping[str, str] = MappingProxyType(
         "verl": "verl divides the value loss by the tokens of a micro-batch; here by those of the update",
         "safe-rlhf": "safe-rlhf does not divide logits by the temperature in training, which matters only beside 1",
         "recommended": "Found with models of 100,000 parameters (docs/how-to/presets.md): larger models need smaller "
-        "learning rates",
+        "learning rates. Its batch sizes are those of one process; where several have rows of their own, "
+        "global_batch_size=32 and global_mini_batch_size=16 keep rollouts and updates as large",
     }
 )
 """What a preset does not change, because it would make results depend on how rows are split."""
@@ -100,7 +101,19 @@ def describe(parsed: Parsed) -> str | None:
         for key, setting in settings_of(preset, algorithm, given).items()
         if key in given and values[key] != setting.value
     )
-    return f"preset={preset} sets {kept}{f'; given instead: {other}' if other else ''}. {DIFFERENCES[preset]}"
+    replaced = _describe_replaced(settings_of(preset, algorithm, given), given)
+    instead = f"; given instead: {other}" if other else ""
+    return f"preset={preset} sets {kept}{replaced}{instead}. {DIFFERENCES[preset]}"
+
+
+def _describe_replaced(settings: Settings, given: Mapping[str, Any]) -> str:
+    """Return which keys of the preset are not set because others are given, and which those are."""
+    by = {key: [other for other in setting.unless if other in given] for key, setting in settings.items()}
+    replaced = [key for key, others in by.items() if others and key not in given]
+    if not replaced:
+        return ""
+    beside = ", ".join(dict.fromkeys(other for key in replaced for other in by[key]))
+    return f"; not set beside {beside}: {', '.join(f'{key}={show_value(settings[key].value)}' for key in replaced)}"
 
 
 def show_all() -> Iterator[str]:

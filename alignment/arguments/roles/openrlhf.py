@@ -35,13 +35,31 @@ def translate_placement(given: Mapping[str, Any]) -> dict[str, Any]:
             placement[role] = _number(given, f"{word}{_NODES}", 1) * _number(given, f"{word}{_DEVICES}", 8)
     for key, (role, host) in _COLOCATED.items():
         if _flag(given, key):
+            _check_equal(placement, key, role, host)
             placement[role] = host
     engines, size = _number(given, _ENGINES, 0, least=0), _number(given, _ENGINE_RANKS, 1)
     if engines:
         placement["rollout"] = _divided(engines * size, size)
     if placement and "policy" not in placement:
         raise ValueError(f"{', '.join(sorted(given))}: give actor_num_nodes and actor_num_gpus_per_node too")
-    return _colocated(placement["policy"], engines, size) if placement and _flag(given, _ALL) else placement
+    if not (placement and _flag(given, _ALL)):
+        return placement
+    for role in [role for role in _ROLES.values() if role in placement]:
+        _check_equal(placement, _ALL, role, "policy")
+    return _colocated(placement["policy"], engines, size)
+
+
+def _check_equal(placement: Mapping[str, Any], key: str, role: str, host: str) -> None:
+    """Refuse numbers of ``role`` that the flag ``key``, which puts it on the ranks of ``host``, would ignore."""
+    counts = placement.get(role), placement.get(host)
+    if all(isinstance(count, int) for count in counts) and counts[0] != counts[1]:
+        words = {ours: word for word, ours in _ROLES.items()}
+        asked, there = (f"{words[one]}_num_nodes * {words[one]}_num_gpus_per_node" for one in (role, host))
+        raise ValueError(
+            f"{asked} = {counts[0]} with {key}, which puts the {words[role]} on the ranks of the {words[host]} "
+            f"({there} = {counts[1]}): give both the same numbers, leave out those of the {words[role]}, or leave "
+            f"out {key}"
+        )
 
 
 def _colocated(ranks: int, engines: int, size: int) -> dict[str, Any]:
@@ -75,7 +93,11 @@ def join(sources: Sequence[Source], problems: list[str]) -> list[Source]:
     except ValueError as error:
         problems.append(f"{error} ({places})")
         return rest
-    if found:
+    if found and any(item.key == "placement" for item in rest[last].given):
+        problems.append(
+            f"placement and {', '.join(given)} both say which ranks a model has ({places}): give one of them"
+        )
+    elif found:
         origin = next(item.origin for item in sources[last].given if item.key in KEYS)
         rest[last].given.append(Given("placement", found, origin, f"{places}, {', '.join(given)}"))
     return rest

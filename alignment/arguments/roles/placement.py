@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from alignment.errors import ArgumentError
@@ -17,6 +18,11 @@ ROLLOUT = "rollout"
 """The role of the engine; it is optional, and by default on the policy's ranks."""
 DEGREES = ("tensor_parallel_degree", "pipeline_parallel_degree")
 """The degrees that a role may have of its own."""
+MOST_RANKS = 2**20
+_WORDS_OF_OTHERS = MappingProxyType(
+    {"actor": "policy", "ref": "reference", "value": "critic", "rm": "reward", "vllm": ROLLOUT, "engine": ROLLOUT}
+)
+"""What other suites call a role."""
 EXAMPLE = '{"policy": [0], "critic": [1], "reference": [2], "reward": [2]}'
 
 
@@ -42,7 +48,9 @@ class Share(NamedTuple):
 def read_placement(text: str) -> dict[str, Share]:
     """Return the ranks of each role that ``text``, a JSON object, names; ArgumentError says what is wrong with it."""
     try:
-        written = json.loads(text)
+        written = json.loads(text, object_pairs_hook=_once)
+    except ArgumentError:
+        raise
     except ValueError:
         written = None
     if not isinstance(written, dict) or not written:
@@ -79,12 +87,15 @@ def find_role_faults(
             yield f"placement: {role} has ranks, but {absent[role]}: leave {role} out"
         elif role not in known:
             allowed = [name for name in known if name not in absent]
-            yield f"placement: no role {role!r} (allowed: {', '.join(allowed)}){near_matches(role, allowed)}"
+            meant = _WORDS_OF_OTHERS.get(role)
+            hint = f"; it is called {meant} here" if meant in allowed else near_matches(role, allowed)
+            yield f"placement: no role {role!r} (allowed: {', '.join(allowed)}){hint}"
     missing = [role for role in needed if role not in shares]
     if missing:
+        example = '{"policy": [0]}' if missing[0] == "policy" else f'{{"{missing[0]}": "policy"}}'
         yield (
             f"placement: {', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no ranks; give a list of ranks "
-            f'or the name of the role to share them with, such as {{"{missing[0]}": "policy"}}'
+            f"or the name of the role to share them with, such as {example}"
         )
 
 
@@ -111,6 +122,16 @@ def describe_ranks(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of ``pairs``; of a repeated name only one would be left."""
+    written = dict(pairs)
+    if len(written) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ArgumentError(f"placement: {twice!r} is given more than once in one object")
+    return written
+
+
 def _read_share(role: str, value: Any, used: set[int]) -> Share:
     degrees: dict[str, int] = {}
     if isinstance(value, dict):
@@ -124,6 +145,8 @@ def _read_share(role: str, value: Any, used: set[int]) -> Share:
         value = value["ranks"]
     if _is_whole(value):
         count = _whole(role, "the number of ranks", value)
+        if count > MOST_RANKS:
+            raise ArgumentError(f"placement: {role}: the number of ranks is {count}; at most {MOST_RANKS} can be given")
         free = (rank for rank in range(len(used) + count) if rank not in used)
         return _divided(role, tuple(rank for rank, _ in zip(free, range(count), strict=False)), degrees)
     if not isinstance(value, list) or not value or not all(_is_whole(rank) and rank >= 0 for rank in value):

@@ -62,6 +62,8 @@ def test_ranks_are_listed_counted_or_shared(written, ranks):
             "policy: tensor_parallel_degree is 4 on one rank, where",
         ),
         ({"policy": {"ranks": 1, "pipeline_parallel_degree": 2}}, "policy: pipeline_parallel_degree is 2 on one rank"),
+        ({"policy": 10**12}, "policy: the number of ranks is 1000000000000; at most 1048576 can be given"),
+        ('{"policy": [0], "policy": [1]}', "placement: 'policy' is given more than once in one object"),
     ],
 )
 def test_what_cannot_be_read_is_named(written, said):
@@ -76,7 +78,10 @@ def test_what_cannot_be_read_is_named(written, said):
         (APART, {"lora": True}, "reference has ranks, but with lora=true it is the policy without its adapter"),
         ({**APART, "cost": [0]}, {}, "cost has ranks, but rl_algorithm=ppo has none: leave cost out"),
         ({**APART, "critics": [0]}, {}, "no role 'critics' .allowed: policy, critic, reference, reward, rollout."),
+        ({**APART, "value": [0]}, {}, "no role 'value' .allowed: [a-z, ]*.; it is called critic here"),
+        ({**APART, "vllm": [0]}, {}, "no role 'vllm' .allowed: [a-z, ]*.; it is called rollout here"),
         ({"policy": [0], "critic": [1]}, {}, "reference, reward have no ranks; give a list of ranks or the name"),
+        ({"critic": [0], "reference": [0], "reward": [0]}, {}, 'policy has no ranks; .*such as {"policy": .0.}'),
         (APART, {"eval_mode": "single"}, "eval_mode=single with placement"),
     ],
 )
@@ -166,6 +171,22 @@ def test_openrlhf_keys_of_a_file_reach_the_run_and_a_bad_one_is_named(models):
             {**models, "actor_num_gpus_per_node": 4, "colocate_all_models": True, "vllm_num_engines": 1,
              "vllm_tensor_parallel_size": 2}
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"colocate_actor_ref": True, "ref_num_gpus_per_node": 3}, "ref_num_nodes .* = 3 with colocate_actor_ref, wh"),
+        ({"colocate_critic_reward": True, "reward_num_nodes": 2}, "reward_num_nodes .* = 4 with colocate_critic_rew"),
+        ({"colocate_all_models": True, "critic_num_nodes": 2}, "the critic on the ranks of the actor .* = 2.: give bo"),
+        ({"placement": APART}, "placement and actor_num_nodes, .* both say which ranks a model has"),
+    ],
+)
+def test_openrlhf_numbers_that_a_shared_place_would_ignore_are_refused(models, given, said):
+    """OpenRLHF refuses them too."""
+    with pytest.raises(ArgumentError, match=said) as caught:
+        parse_ppo_arguments({**models, **NODES, **DEVICES, **given})
+    assert str(caught.value).startswith("1 invalid argument")
 
 
 def test_openrlhf_keys_of_the_file_and_of_the_command_line_are_one_placement(models, tmp_path):

@@ -8,9 +8,11 @@ import pytest
 
 from alignment.algorithms.on_policy.registered import ALGORITHMS
 from alignment.arguments.effects import report_effects
+from alignment.arguments.global_batches import share_global_batches
 from alignment.arguments.groups import declare
 from alignment.arguments.peers.presets import PRESETS, describe
 from alignment.errors import ArgumentError
+from alignment.runs.on_policy.prompts import RowPlan
 from alignment.trainers.ppo.arguments import GROUPS, parse_ppo_arguments
 
 FILE = {"train_datasets": "p", "actor_model_name_or_path": "a", "reward_model_name_or_path": "r", "output_dir": "o"}
@@ -149,6 +151,18 @@ def test_what_is_recommended_yields_to_batch_sizes_and_to_one_learning_rate_for_
     assert training.learning_rate == given.get("learning_rate", expected)
     assert on_policy.num_return_sequences == given.get("num_return_sequences", 4)
     assert training.warmup_ratio == 0.1, "without it PPO's first updates cost greedy answers (docs/how-to/presets.md)"
+
+
+def test_batch_sizes_that_yield_are_said_and_global_ones_keep_those_recommended():
+    said = describe(_parse("recommended", global_batch_size=64))
+    left_out = "per_device_train_batch_size=64, per_device_prompt_batch_size=32"
+    assert f"; not set beside global_batch_size: {left_out}. Found with" in said and said.count(left_out) == 1
+    assert "not set beside" not in describe(_parse("recommended", kl_coeff=0.1))
+    assert "global_batch_size=32 and global_mini_batch_size=16 keep" in said
+    for ranks in (1, 2, 4):
+        given = _parse("recommended", global_batch_size=32, global_mini_batch_size=16)
+        plan = RowPlan.of(share_global_batches(given, batch_ranks=ranks), batch_ranks=ranks)
+        assert (plan.prompts_per_iteration, plan.samples_per_prompt, plan.rows_per_update) == (32, 4, 64)
 
 
 @pytest.mark.parametrize(
