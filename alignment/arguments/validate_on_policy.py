@@ -101,8 +101,8 @@ def check_reward_sources(v: Values) -> Iterator[str]:
 
 
 _EVALUATED = ("reward", "masked_rows", "mean_generated_length", "eos_rate", "kl_divergence", "cost", "unsafe_rate")
-_COLUMNS = ("prompt", "response", "score", "finish_reason")
-"""Of the rows of samples (``loops.evaluation.sample_rows``), to which each judge adds one."""
+_COLUMNS = ("prompt", "response", "score", "finish_reason", "step", "source")
+"""Of the rows of samples (``loops.evaluation.sample_rows``, and what the file adds), to which each judge adds one."""
 
 
 def check_judges(v: Values) -> Iterator[str]:

@@ -19,6 +19,10 @@ ROLLOUT = SimpleNamespace(
     valid_rows=np.array([True]),
     finish_reasons=["stop"],
 )
+OF_THE_FILE = ("step", "source")
+"""Every line of samples.jsonl has its update; those of training have a source, by which a resumed run tells them from
+the evaluations that it repeats.
+"""
 COLUMNS = sample_rows(ROLLOUT, lambda tokens: "a")[0]
 
 
@@ -26,7 +30,7 @@ def test_the_columns_of_samples():
     assert COLUMNS == {"prompt": "q", "response": "a", "score": 0.5, "finish_reason": "stop"}
 
 
-@pytest.mark.parametrize("name", [*COLUMNS, "reward", "kl_divergence", "truth_std", "greedy_truth"])
+@pytest.mark.parametrize("name", [*COLUMNS, *OF_THE_FILE, "reward", "kl_divergence", "truth_std", "greedy_truth"])
 def test_a_judge_named_as_a_metric_or_column_is_refused_with_a_name_that_works(name, tmp_path):
     (tmp_path / "checks.py").write_text(f"def {name}(prompts, responses, labels):\n    return [0.0] * len(prompts)\n")
     source = f"{tmp_path / 'checks.py'}:{name}"
