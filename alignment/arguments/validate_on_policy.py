@@ -122,6 +122,17 @@ def check_judges(v: Values) -> Iterator[str]:
             yield f"overwrite_output_dir=true would delete {entry.name} of eval_reward; name another folder"
 
 
+def check_deciding_metric(v: Values) -> Iterator[str]:
+    """Check that greedy answers which are to choose the best weights are made and scored."""
+    decides = v.load_best_model_at_end or v.early_stopping or v.on_reward_hacking == "stop_at_best"
+    name = (v.metric_for_best_model or "").removeprefix("eval/").removeprefix("eval_")
+    if decides and name.startswith(GREEDY) and not (v.eval_greedy and v.eval_do_sample):
+        yield (
+            f"metric_for_best_model={v.metric_for_best_model} is a score of greedy answers beside sampled ones: give "
+            f"eval_greedy=true and eval_do_sample=true, or metric_for_best_model={name.removeprefix(GREEDY)}"
+        )
+
+
 def check_reward_server(v: Values) -> Iterator[str]:
     """Check that a reward service has an address."""
     if v.use_rm_server and not v.reward_server:
@@ -234,6 +245,7 @@ CHECKS: tuple[Check, ...] = (
     check_reward_source,
     check_reward_sources,
     check_judges,
+    check_deciding_metric,
     check_reward_server,
     check_reference_server,
     check_critic_model,

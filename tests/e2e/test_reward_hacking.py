@@ -158,6 +158,7 @@ def test_second_judges_score_the_answers_of_each_evaluation_and_choose_the_best_
         paid = [row["greedy_response"].split().count("um") for row in rows]
         assert record["eval/greedy_reward"] == np.mean(paid) and [row["greedy_reward"] for row in rows] == paid
         assert {"eval/greedy_reward_std", "eval/greedy_held_out", "eval/greedy_held_out_std"} <= record.keys()
+    assert "the second judge held_out has another tokenizer, " in done.stderr
     assert "re-encoded with its template" in done.stderr
     best = max(evaluations, key=lambda step: evaluations[step]["eval/truth"])
     assert (tmp_path / "out" / "best" / "step.txt").read_text() == str(best)

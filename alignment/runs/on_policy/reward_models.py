@@ -85,9 +85,9 @@ def load_rewards(
     launch: Launch, tokenizer: Tokenizer, sources: Sources, folders: Mapping[str, str], *, actor: str
 ) -> dict[str, LoadedReward]:
     """Return the frozen models in ``folders`` by name; ``actor`` is the policy's folder."""
-    entries = {entry.log_as: entry for entry in sources.entries}
+    entries, kind = {entry.log_as: entry for entry in sources.entries}, sources.title.removeprefix("the ")
     return {
-        name: load_reward(launch, tokenizer, entries[name], folder=folder, actor=actor)
+        name: load_reward(launch, tokenizer, entries[name], folder=folder, actor=actor, what=f"{kind} {name}")
         for name, folder in folders.items()
     }
 
@@ -97,8 +97,18 @@ def reward_role(launch: Launch, name: str) -> str:
     return name if name in launch.roles else "reward"
 
 
-def load_reward(launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, *, folder: str, actor: str) -> LoadedReward:
-    """Return the frozen model of ``entry`` in ``folder``; ``actor`` is the policy's folder."""
+def load_reward(
+    launch: Launch,
+    tokenizer: Tokenizer,
+    entry: RewardEntry,
+    *,
+    folder: str,
+    actor: str,
+    what: str = "reward model",
+) -> LoadedReward:
+    """Return the frozen model of ``entry`` in ``folder``, which messages call ``what``; ``actor`` is the policy's
+    folder.
+    """
     who = launch.ranks_of(reward_role(launch, entry.log_as))
     options: dict[str, Any] = {"dtype": launch.dtype, "placement": Placement.of(who.topology)}
     if entry.kind == "pairwise":
@@ -106,7 +116,7 @@ def load_reward(launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, *, fol
         return LoadedReward(freeze(load_causal_lm(folder, **options)), reader)
     source = launch.parsed.reward_source
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
-    sequences = choose_sequences(launch, tokenizer, reward=folder, actor=actor, template=entry.template)
+    sequences = choose_sequences(launch, tokenizer, reward=folder, actor=actor, template=entry.template, what=what)
     return LoadedReward(freeze(load_score_model(folder, stored_head=head, **options)), sequences)
 
 

@@ -42,3 +42,15 @@ def test_a_judge_named_as_a_metric_or_column_is_refused_with_a_name_that_works(n
     assert f'"log_as": "second_{name}"}}' in said
     other = {"name": source, "log_as": f"second_{name.removesuffix('_std')}"}
     assert parse_ppo_arguments({**keys, "eval_reward": [other]}).on_policy
+
+
+@pytest.mark.parametrize("metric", ["greedy_reward", "eval_greedy_truth"])
+def test_a_greedy_metric_that_decides_without_greedy_answers_is_refused_before_models_are_loaded(metric):
+    held_out = {"evaluation_strategy": "steps", "eval_datasets": "e", "save_strategy": "steps"}
+    keys = {**FILE, **held_out, "metric_for_best_model": metric, "load_best_model_at_end": True}
+    without = {"load_best_model_at_end": False, "early_stopping": True}
+    for other in ({}, {"eval_greedy": True, "eval_do_sample": False}, without):
+        with pytest.raises(ArgumentError, match=f"={metric} is a score of greedy answers .* give eval_greedy=true and"):
+            parse_ppo_arguments({**keys, **other})
+    assert parse_ppo_arguments({**keys, "eval_greedy": True}).generation.eval_greedy
+    assert parse_ppo_arguments({**keys, "load_best_model_at_end": False}), "nothing is decided"
