@@ -17,7 +17,7 @@ import paddle
 from alignment.algorithms.letter_preference import log_sigmoid, preference_logits, win_rates
 from alignment.data.comparison import PairQuestion
 from alignment.data.encode import Encoder
-from alignment.data.raw.conversation import conversation
+from alignment.data.raw.conversation import conversation, shown_text
 from alignment.errors import NotFiniteError, TooLongError
 from alignment.models.decoder.logprobs import alternative_logprobs
 from alignment.parallel.roles import EVERYONE, RoleRanks, RoleWork
@@ -25,6 +25,7 @@ from alignment.parallel.runner import ModelRunner
 from alignment.records import Rollout, TokenBatch
 from alignment.rollout.minibatches import split_rows
 from alignment.rollout.rewards.scorers import Scorer, Scores
+from alignment.rollout.rewards.unknown_text import UnknownText
 from alignment.telemetry import log
 
 LEAST_MASS = 0.5
@@ -43,14 +44,24 @@ class PairwiseReader:
     """Turns comparisons to token ids of the model that compares, whatever tokenizer the policy has."""
 
     def __init__(
-        self, question: PairQuestion, policy_tokenizer: Any, tokenizer: Any, encoder: Encoder, *, max_tokens: int
+        self,
+        question: PairQuestion,
+        policy_tokenizer: Any,
+        tokenizer: Any,
+        encoder: Encoder,
+        *,
+        max_tokens: int,
+        name: str = "pairwise reward model",
     ) -> None:
-        """``tokenizer`` and ``encoder`` are those of the model that compares, which reads at most ``max_tokens``."""
+        """``tokenizer`` and ``encoder`` are those of the model that compares, which reads at most ``max_tokens``;
+        messages call it ``name``.
+        """
         self.question = question
         self._policy_tokenizer = policy_tokenizer
         self._encoder = encoder
         self._max_tokens = max_tokens
         self._letters = question.letter_ids(tokenizer)
+        self._unknown = UnknownText(encoder.unknown_id, name)
 
     def texts(self, rollout: Rollout) -> list[str]:
         """Return the responses as text."""
@@ -60,6 +71,7 @@ class PairwiseReader:
     def batch(self, comparisons: Sequence[Asked]) -> TokenBatch:
         """Return a row for each comparison; its target is the first letter, and ``others`` is the second one."""
         rows = [np.array([*self._encode(asked), self._letters[0]], np.int64) for asked in comparisons]
+        self._unknown.look(rows, lambda row: f"{shown_text(comparisons[row].given)} {comparisons[row].first}")
         others = np.full(len(rows), self._letters[1], np.int64)
         return TokenBatch.build(rows, [np.array([len(ids) - 1]) for ids in rows], {"others": others})
 

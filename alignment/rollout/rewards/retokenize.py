@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from alignment.data.encode import Encoder
+from alignment.data.raw.conversation import shown_text
 from alignment.errors import TooLongError
 from alignment.records import Rollout
+from alignment.rollout.rewards.unknown_text import UnknownText
 
 
 class SameTokens:
@@ -68,27 +70,36 @@ class Retokenized:
     sees that it is unfinished.
     """
 
-    def __init__(self, policy_tokenizer: Any, encoder: Encoder, *, max_tokens: int | None = None) -> None:
-        """``max_tokens`` is the longest row that the reward model can read (None: not checked)."""
+    def __init__(
+        self, policy_tokenizer: Any, encoder: Encoder, *, max_tokens: int | None = None, name: str = "reward model"
+    ) -> None:
+        """``max_tokens`` is the longest row that the reward model can read (None: not checked); messages call it
+        ``name``.
+        """
         self._policy_tokenizer = policy_tokenizer
         self._encoder = encoder
         self._max_tokens = max_tokens
+        self._unknown = UnknownText(encoder.unknown_id, name)
 
     def __call__(self, rollout: Rollout) -> list[np.ndarray]:
         """Return the reward model's ids for each row."""
-        return [
+        rows = [
             self._encode(raw, response, stopped=reason == "stop")
             for raw, response, reason in zip(rollout.inputs, rollout.responses, rollout.finish_reasons, strict=True)
         ]
+        self._unknown.look(rows, lambda row: f"{shown_text(rollout.inputs[row])} {self._text(rollout.responses[row])}")
+        return rows
 
     def starts(self, rollout: Rollout) -> list[int]:
         """Return the position of the first token of each answer."""
         return [len(self._encoder.encode_prompt(raw).ids) for raw in rollout.inputs]
 
+    def _text(self, response: np.ndarray) -> str:
+        return self._policy_tokenizer.decode(response.tolist(), skip_special_tokens=True)
+
     def _encode(self, raw: Any, response: np.ndarray, *, stopped: bool) -> np.ndarray:
-        text = self._policy_tokenizer.decode(response.tolist(), skip_special_tokens=True)
         prompt = self._encoder.encode_prompt(raw)
-        answer = self._encoder.encode_answer(prompt, text).ids
+        answer = self._encoder.encode_answer(prompt, self._text(response)).ids
         ids = prompt.ids + (answer if stopped else answer[:-1])
         if self._max_tokens is not None and len(ids) > self._max_tokens:
             raise TooLongError(

@@ -112,7 +112,7 @@ def load_reward(
     who = launch.ranks_of(reward_role(launch, entry.log_as))
     options: dict[str, Any] = {"dtype": launch.dtype, "placement": Placement.of(who.topology)}
     if entry.kind == "pairwise":
-        reader = _read_comparisons(launch, tokenizer, entry, folder)
+        reader = _read_comparisons(launch, tokenizer, entry, folder, what=what)
         return LoadedReward(freeze(load_causal_lm(folder, **options)), reader)
     source = launch.parsed.reward_source
     head = StoredHead(source.value_head_prefix, source.reward_attribute_weights)
@@ -120,7 +120,9 @@ def load_reward(
     return LoadedReward(freeze(load_score_model(folder, stored_head=head, **options)), sequences)
 
 
-def _read_comparisons(launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, folder: str) -> PairwiseReader:
+def _read_comparisons(
+    launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, folder: str, *, what: str
+) -> PairwiseReader:
     """Return how responses are written as comparisons for the model in ``folder``."""
     own = load_tokenizer(folder)
     config = check_fit(folder, own, max_length=1)
@@ -128,7 +130,7 @@ def _read_comparisons(launch: Launch, tokenizer: Tokenizer, entry: RewardEntry, 
     template = _choose_template(launch, own, config, folder, asked=entry.template)
     encoder = Encoder(own, template_name(template))
     try:
-        return PairwiseReader(question, tokenizer, own, encoder, max_tokens=config.longest_sequence)
+        return PairwiseReader(question, tokenizer, own, encoder, max_tokens=config.longest_sequence, name=what)
     except ArgumentError as error:
         raise ArgumentError(
             f"{entry.log_as}, {folder}: {error}. How its pairs are written stands in the options of its entry in "
@@ -226,7 +228,8 @@ def _in_its_tokens(
         f"the {what} has another tokenizer, another chat template or a smaller vocabulary: responses are "
         f"re-encoded with its template ({template})"
     )
-    return Retokenized(tokenizer, Encoder(own, template_name(template)), max_tokens=config.longest_sequence)
+    encoder = Encoder(own, template_name(template))
+    return Retokenized(tokenizer, encoder, max_tokens=config.longest_sequence, name=what)
 
 
 def _choose_template(launch: Launch, own: Tokenizer, config: DecoderConfig, folder: str, *, asked: str | None) -> str:

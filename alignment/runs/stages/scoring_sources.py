@@ -124,7 +124,8 @@ class SourceBuilder:
         check_kind(entry, str(folder))
         voice, given = Voice(folder, entry.template), self._given
         longest = voice.config.longest_sequence
-        sequences: Any = Retokenized(self._texts, voice.encoder, max_tokens=longest)
+        name = f"reward model {entry.log_as}"
+        sequences: Any = Retokenized(self._texts, voice.encoder, max_tokens=longest, name=name)
         if given.change_of_format is not None:
             change = load_function(given.change_of_format, self._base)
             sequences = Reformatted(change, self._texts, voice.encoder, longest)

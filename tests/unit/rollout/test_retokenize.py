@@ -41,14 +41,16 @@ def test_padding_is_cut_at_the_end_only():
     assert [row.tolist() for row in rows] == [[5, 6, 8], [5, 6, 2, 8], [5, 6, 9]]
 
 
-def retokenized(max_tokens=None):
+def retokenized(max_tokens=None, unknown_id=None):
     """The policy's ids are letters; the reward model's ids are ten times theirs, with 99 as its end."""
 
     def encode(prompt, text):
         return SimpleNamespace(ids=[ord(letter) * 10 for letter in text] + [99])
 
     encoder = SimpleNamespace(
-        encode_prompt=lambda raw: SimpleNamespace(ids=[1, len(raw)], text=f"asked: {raw}"), encode_answer=encode
+        encode_prompt=lambda raw: SimpleNamespace(ids=[1, len(raw)], text=f"asked: {raw}"),
+        encode_answer=encode,
+        unknown_id=unknown_id,
     )
     tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)))
     return Retokenized(tokenizer, encoder, max_tokens=max_tokens)
@@ -60,6 +62,17 @@ def test_a_finished_answer_ends_in_the_reward_models_way_and_a_cut_one_does_not(
     assert [row.tolist() for row in rows] == [[1, 3, 30, 40, 50, 99], [1, 4, 30, 40, 50]]
     assert all(row.dtype == np.int64 for row in rows)
     assert retokenized().starts(given) == [2, 2], "where the answers begin in the reward model's tokens"
+
+
+def test_text_that_the_reward_model_does_not_know_is_told_once(caplog):
+    """It would score all such answers alike."""
+    given = replace(rollout([65, 66], [67, 68]), inputs=("abc", "abcd"))
+    sequences, knowing = retokenized(unknown_id=660), retokenized(unknown_id=690)
+    for reader in (sequences, sequences, knowing):
+        reader(given)
+    (said,) = [record.message for record in caplog.records]
+    assert "the reward model does not know all the text of 1 of 2 rows" in said and "(10.0% of its tokens" in said
+    assert "for example 'abc AB'" in said
 
 
 @pytest.mark.parametrize("sequences", [SameTokens(), BeforePadding(SameTokens(), 2)])

@@ -12,6 +12,7 @@ import traceback
 
 import pytest
 
+from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
 from tests.contract.keys.assembled import BASE, filled, make_models
 from tests.tiny_runs import read_shared_metrics
@@ -26,6 +27,12 @@ DRAFTS = {"speculative_tokens": "auto", "speculative_method": "previous", "num_t
 DRAFTS |= {"train_datasets": "packing-prompts/train:8/-1"}
 COARSE = {"reward_model_name_or_path": None, "reward_function": "{function.py}:parity", "max_gen_batches": 16}
 """Half of all pairs of responses have equal rewards, and are replaced by dynamic sampling."""
+JUDGED = {
+    "evaluation_strategy": "steps", "eval_steps": 1, "eval_datasets": "packing-prompts/test:4/-1", "eval_greedy": True,
+    "eval_reward": "{compares},{function.py}:parity", "metric_for_best_model": "greedy_compares",
+    "load_best_model_at_end": True,
+}  # fmt: skip
+"""Two kinds of answers in each evaluation, for which a second judge compares them with those of the first one."""
 ROWS = {
     "sft LoRA": ("sft", LORA),
     "sft QLoRA": ("sft", {**LORA, "load_in_4bit": True}),
@@ -52,6 +59,7 @@ ROWS = {
         {"rl_algorithm": "dapo", "num_return_sequences": 2, "per_device_prompt_batch_size": 2, **COARSE, **AHEAD},
     ),
     "remax ahead": ("ppo", {"rl_algorithm": "remax", "gradient_accumulation_steps": 1, **AHEAD, **DRAFTS}),
+    "grpo judged": ("ppo", {"rl_algorithm": "grpo", "num_return_sequences": 2, **JUDGED}),
     "dpo mixture": ("dpo", {"model_name_or_path": "{mixture}", "aux_loss_coef": 0.05}),
     "ppo mixture": (
         "ppo",
@@ -70,6 +78,7 @@ EXCEEDED = {
     "lagrangian ahead": ("rollout/staleness", 0),
     "dapo ahead": ("rollout/gen_batches", 1),
     "remax ahead": ("rollout/drafted_tokens", 0),
+    "grpo judged": ("eval/greedy_compares_std", 0.0),
     "dpo mixture": ("policy/load_max", 1.0),
     "ppo mixture": ("rollout/expert_mismatch", 0.0),
 }
@@ -134,10 +143,10 @@ def finish(child):
 
 
 def results(output):
-    """The exported files, and the metrics that equal runs share."""
-    exported = [path for path in output.glob("*/*.safetensors") if "checkpoint" not in path.parent.name]
-    files = {str(path.relative_to(output)): path.read_bytes() for path in exported}
-    return files, read_shared_metrics(output)
+    """The exported files (the best ones too), and the metrics and samples that equal runs share."""
+    kept = [path for path in output.rglob("*.safetensors") if "checkpoint" not in str(path.relative_to(output))]
+    files = {str(path.relative_to(output)): path.read_bytes() for path in kept}
+    return files, read_shared_metrics(output), list(read_json_lines(output / "samples.jsonl"))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.rare] * (n in RARE)) for n in ROWS])
@@ -159,5 +168,5 @@ def test_killed_and_resumed_equals_uninterrupted(name, folder):
     metric, least = EXCEEDED.get(name, ("step", 0))
     assert max(record.get(metric, least) for record in expected[1]) > least
     assert expected[0] and expected[0] == found[0], "the weights of the resumed run differ"
-    assert expected[1] == found[1]
+    assert expected[1:] == found[1:]
     assert not list(broken.glob(".*-checkpoint-*"))
