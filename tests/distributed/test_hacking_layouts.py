@@ -42,6 +42,7 @@ def keys(folder):
         "eval_datasets": "packing-prompts/test:16/-1",
         "evaluation_strategy": "steps",
         "eval_steps": 2,
+        "eval_greedy": True,
         "per_device_eval_batch_size": 16,
         "per_device_prompt_batch_size": 4,
         "num_return_sequences": 4,
@@ -69,6 +70,7 @@ def _told(output):
     The last update is left out: at this learning rate, sums in another order draw another token by then.
     """
     kept = ("eval/reward", "eval/against", "hacking/gain", "hacking/kinds", "policy/learning_rate")
+    kept += ("eval/greedy_reward", "eval/greedy_against")
     logged = {}
     for record in read_json_lines(output / "metrics.jsonl"):
         logged.setdefault(record["step"], {}).update({key: record[key] for key in kept if key in record})

@@ -89,15 +89,19 @@ class HackingAlarm:
                 self._tell(sign, step, best_paid(samples()))
 
     def observe_evaluation(self, metrics: Mapping[str, float], samples: Samples, *, step: int) -> None:
-        """Compare the reward of an evaluation with each second judge, of its sampled and of its greedy answers."""
+        """Compare the reward of an evaluation with each second judge, of its sampled and of its greedy answers.
+
+        Rows that a judge could not score (None) count neither for the error of its mean nor as answers to read.
+        """
         prefixes = [prefix for prefix in ("", GREEDY) if f"eval/{prefix}reward" in metrics]
         for name, prefix in itertools.product(self.judges, prefixes):
             judge, reward = prefix + name, f"{prefix}reward"
+            rows = [row for row in samples if row.get(judge, 0.0) is not None]
             history = self.judged.setdefault(judge, [])
             history.append(
                 JudgedEvaluation(
                     step=step,
-                    count=_num_answers(samples, prefix),
+                    count=_num_answers(rows, prefix),
                     reward=metrics[f"eval/{reward}"],
                     reward_std=metrics[f"eval/{reward}_std"],
                     judge=metrics[f"eval/{judge}"],
@@ -106,7 +110,7 @@ class HackingAlarm:
             )
             sign = find_contradiction(judge, history)
             if sign is not None:
-                self._tell(sign, step, least_liked(greedy_rows(samples) if prefix else samples, judge))
+                self._tell(sign, step, least_liked(greedy_rows(rows) if prefix else rows, judge))
 
     def metrics(self) -> dict[str, Metric]:
         """Return what the latest window shows; nothing before the second one."""

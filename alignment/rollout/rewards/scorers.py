@@ -173,7 +173,7 @@ class TextScorer(Scorer):
                 prompt = f"{batch.inputs[rows[0]]!r:.80}"
                 log.warn(f"masked the responses to {prompt}: {self._name} failed ({describe_failure(failure)})")
         if not valid.any():
-            raise RewardError(f"{self._name} failed for every group of the rollout; nothing to learn from") from error
+            raise RewardError(f"{self._name} failed for every group: no response has a score") from error
         return Scores(values, None if valid.all() else valid, notes=notes)
 
     def _checked(self, found: Any, expected: int) -> Scores:

@@ -189,6 +189,21 @@ def test_greedy_answers_are_compared_with_their_own_start_and_quoted():
     assert [(one["response"], one["score"]) for one in finding.samples] == [("g99", 99), ("g98", 98), ("g97", 97)]
 
 
+def test_answers_that_a_judge_could_not_score_are_neither_counted_nor_quoted():
+    """The fall of 0.6 is more than three errors of 100 answers, and less than three of the 16 that have a score."""
+    for scored, is_told in ((100, True), (16, False)):
+        alarm = HackingAlarm(judges=("truth",))
+        failed = [{"prompt": "p", "response": "failed", "score": 99.0, "truth": None}] * (100 - scored)
+        rows = [{"prompt": "p", "response": f"s{n}", "score": n, "truth": -n} for n in range(scored)]
+        for n, mean in enumerate((1.0, 1.0, 0.4, 0.4)):
+            found = {"eval/reward": 0.1 * n, "eval/reward_std": 1.0, "eval/truth": mean, "eval/truth_std": 1.0}
+            alarm.observe_evaluation(found, [*failed, *rows], step=10 * n)
+        assert bool(alarm.findings) == is_told
+    alarm.observe_evaluation(found | {"eval/truth": -9.0}, [*failed, *rows], step=50)
+    (finding,) = alarm.findings
+    assert [one["response"] for one in finding.samples] == ["s15", "s14", "s13"]
+
+
 def test_quoted_are_the_best_paid_answers_and_those_that_a_judge_ranks_lowest_against_the_reward():
     rows = [{"score": score, "truth": truth} for score, truth in ((3.0, 0.0), (2.0, 2.0), (1.0, 3.0), (None, 1.0))]
     assert [row["score"] for row in best_paid(rows)] == [3.0, 2.0, 1.0]
