@@ -105,6 +105,21 @@ def rounding(monkeypatch):
     monkeypatch.setattr(products, "_rounds", False)
 
 
+def test_this_processor_rounds_as_the_rule_says_or_refuses(folder, monkeypatch):
+    """What a processor with bfloat16 executes, beside the same rounding done beforehand."""
+    keys = {"float32_matmul_precision": "medium", "max_steps": 2}
+    monkeypatch.setattr(products, "_rounds", False)
+    if onednn.find_obstacle() is not None:
+        with pytest.raises(ArgumentError, match="float32_matmul_precision=medium needs a processor"):
+            train(folder, "own-rounding", **keys)
+        return
+    own = train(folder, "own-rounding", **keys)
+    monkeypatch.setattr(onednn, "matmul", rounded_matmul)
+    nearly(own, train(folder, "rule", **keys))
+    highest = train(folder, "highest", max_steps=2)
+    assert own[1]["logps/chosen"] != highest[1]["logps/chosen"] == pytest.approx(own[1]["logps/chosen"], rel=1e-2)
+
+
 LORA = {"lora": True, "lora_target_modules": ["all-linear"]}
 
 
