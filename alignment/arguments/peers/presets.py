@@ -67,8 +67,13 @@ def choose(preset: str | None, algorithm: str | None, given: Mapping[str, Any]) 
     return {
         key: setting.value
         for key, setting in settings_of(preset, algorithm, given).items()
-        if key not in given and set(setting.unless).isdisjoint(given)
+        if key not in given and not _replacing(setting, given)
     }
+
+
+def _replacing(setting: Setting, given: Mapping[str, Any]) -> list[str]:
+    """Return the ``given`` keys that replace ``setting``; one that is -1 leaves the choice to others."""
+    return [key for key in setting.unless if key in given and given[key] != -1]
 
 
 def find_problems(preset: str, algorithm: str, given: Mapping[str, Any]) -> Iterator[str]:
@@ -108,7 +113,7 @@ def describe(parsed: Parsed) -> str | None:
 
 def _describe_replaced(settings: Settings, given: Mapping[str, Any]) -> str:
     """Return which keys of the preset are not set because others are given, and which those are."""
-    by = {key: [other for other in setting.unless if other in given] for key, setting in settings.items()}
+    by = {key: _replacing(setting, given) for key, setting in settings.items()}
     replaced = [key for key, others in by.items() if others and key not in given]
     if not replaced:
         return ""
