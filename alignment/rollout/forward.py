@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,19 @@ def measure_scores(
 ) -> np.ndarray:
     """Return the reward model's score [N] of each token sequence.
 
-    ``starts`` [N], the position of each answer's first token, is needed by a model that averages over the answer.
+    ``starts`` [N], the position of each answer's first token, is needed by a model that averages over the answer. Equal
+    sequences have the very same score, although a product may round a row by its place in the batch.
     """
     pieces = split_rows(np.arange(len(sequences)), rows_per_batch)
     batches = [score_batch([sequences[i] for i in rows], starts and [starts[i] for i in rows]) for rows in pieces]
-    return np.concatenate(runner.forward(batches, read_end_scores))
+    return np.concatenate(runner.forward(batches, read_end_scores))[_first_equal(sequences, starts)]
+
+
+def _first_equal(sequences: Sequence[np.ndarray], starts: Sequence[int] | None) -> np.ndarray:
+    """Return the first row [N] with the tokens, and the start of the answer, of each row."""
+    known: dict[tuple[bytes, int], int] = {}
+    contents = zip((sequence.tobytes() for sequence in sequences), starts or repeat(0), strict=False)
+    return np.array([known.setdefault(content, row) for row, content in enumerate(contents)], np.int64)
 
 
 def score_batch(sequences: Sequence[np.ndarray], starts: Sequence[int] | None) -> TokenBatch:

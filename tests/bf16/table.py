@@ -41,7 +41,9 @@ The same runs in float32 whose products of linear layers and vocabulary heads ro
 float32, in the gradients as well; weights, gradients, moments, norms and attention are float32. A run leaves these
 products to oneDNN, which rounds only on a processor with AVX512_BF16 or AMX: it is asked at the start, and a run on
 another processor is refused. Here the rounding is done beforehand (`tests/bf16/rounded.py`), so this table shows
-the error and not the speed, which nobody has measured yet.
+the error and not the speed, which nobody has measured yet. oneDNN's own products were compared with it on a Zen 4 on
+2026-11-30, in one process and TP2, with recompute, LoRA and batches by tokens as well: the first gradients differ by
+less than 4e-4, and resumed runs end with the same bits.
 
 """
 COLUMNS = ("layout", "processes", "trainer", "loss", "gradient", "tokens", "log-prob gap", "resumed")

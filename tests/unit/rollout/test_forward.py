@@ -8,7 +8,7 @@ import pytest
 
 from alignment.parallel.dense import DenseRunner
 from alignment.records import Rollout
-from alignment.rollout.forward import measure_logprobs
+from alignment.rollout.forward import measure_logprobs, measure_scores
 from tests.tiny_models import tiny_causal
 
 ROLLOUT = Rollout(
@@ -48,3 +48,17 @@ def test_log_probs_and_entropies_by_hand(model, rows_per_batch, temperature):
     alone, nothing = measure_logprobs(DenseRunner(model), ROLLOUT, **how)
     np.testing.assert_allclose(alone, expected[0], atol=1e-5)
     assert nothing is None
+
+
+class _ByPlace:
+    """Gives each row a score that its place rounds, as products of a batch may."""
+
+    def forward(self, batches, read):
+        return [np.arange(batch.num_rows, dtype=np.float32) * 2.0**-20 + 1 for batch in batches]
+
+
+@pytest.mark.parametrize(("starts", "first"), [(None, [0, 1, 0, 0, 1]), ([1, 1, 1, 2, 1], [0, 1, 0, 3, 1])])
+def test_equal_rows_have_the_very_same_score(starts, first):
+    rows = [np.array(row) for row in ([4, 5], [4, 6], [4, 5], [4, 5], [4, 6])]
+    scores = measure_scores(_ByPlace(), rows, starts, rows_per_batch=5)
+    assert scores.tolist() == [1 + row * 2.0**-20 for row in first]
