@@ -74,10 +74,13 @@ def _with_scores(rows: Sequence[dict[str, Any]], scores: Scores) -> list[dict[st
     return [row | {f"{GREEDY}response": ""} | more for row, more in zip(rows, found, strict=True)]
 
 
-def was_hacked(run: Run, greedy: Mapping[int, Scores]) -> bool:
-    """Return whether ``run`` hacked, by all of its greedy answers and by its sampled ones."""
-    curve = [Evaluation(float(np.mean(one["reward"])), one["truth"]) for one in greedy.values()]
-    return is_hacked([run.curve("score"), curve])
+def was_hacked(run: Run, greedy: Mapping[int, Scores], last: int | None = None) -> bool:
+    """Return whether ``run`` hacked, by all of its greedy answers and by its sampled ones, at update ``last`` or at its
+    end.
+    """
+    shown = [one for update, one in greedy.items() if last is None or update <= last]
+    curve = [Evaluation(float(np.mean(one["reward"])), one["truth"]) for one in shown]
+    return is_hacked([run.curve("score", last), curve])
 
 
 def main() -> None:
@@ -87,12 +90,15 @@ def main() -> None:
     for run in filter(is_watched, read_runs(work)):
         folder = work / f"{run.task}-{run.seed}" / "runs" / run.arm.replace(", ", "-").replace(" ", "-")
         greedy = read_greedy(folder)
-        rows.append((run, was_hacked(run, greedy), replay(folder, {}), replay(folder, greedy)))
-    hacked = [row[1] for row in rows]
-    for what, place in (("sampled answers", 2), ("sampled and greedy answers", 3)):
-        print(f"- {what}: {count_told([bool(row[place]) for row in rows], hacked)}")
+        told = [replay(folder, {}), replay(folder, greedy)]
+        is_bad = was_hacked(run, greedy)
+        recovered = [bool(one) and not is_bad and was_hacked(run, greedy, min(one.values())) for one in told]
+        rows.append((run, is_bad, *told, recovered))
+    for place, what in enumerate(("sampled answers", "sampled and greedy answers")):
+        counts = count_told([bool(row[2 + place]) for row in rows], [row[1] for row in rows])
+        print(f"- {what}: {counts}; {sum(row[4][place] for row in rows)} of these were hacked when told and recovered")
     print("\n| run | hacked | told of sampled answers | told of both |\n|---|---|---|---|")
-    for run, is_bad, *told in rows:
+    for run, is_bad, *told, _ in rows:
         if is_bad or any(told):
             cells = (", ".join(f"{kind} {step}" for kind, step in one.items()) or "-" for one in told)
             print(f"| {run.task}, {run.arm}, seed {run.seed} | {'yes' if is_bad else 'no'} | {' | '.join(cells)} |")
