@@ -22,10 +22,10 @@ SETTINGS: Mapping[str, Settings] = {
     "ppo": {
         **_FAST,
         "critic_learning_rate": Setting(3e-3, unless=("learning_rate",)),
-        **kl(0.2),
+        **kl(0.3),
         "gae_lambda": Setting(0.95),
         "normalize_advantage": Setting(True),
     },
     "grpo": {**_FAST, "learning_rate": Setting(2e-3), "kl_coeff": Setting(0.0), "kl_loss_coeff": Setting(0.3)},
-    "rloo": {**_FAST, **kl(0.2), "normalize_advantage": Setting(True)},
+    "rloo": {**_FAST, **kl(0.3), "update_iters": Setting(2), "normalize_advantage": Setting(True)},
 }
