@@ -166,6 +166,12 @@ def test_batch_sizes_that_yield_are_said_and_global_ones_keep_those_recommended(
         assert (plan.prompts_per_iteration, plan.samples_per_prompt, plan.rows_per_update) == (32, 4, 64)
 
 
+def test_a_batch_that_does_not_divide_names_what_the_preset_set():
+    (said,) = _problems("recommended", num_return_sequences=3)
+    by_preset = "per_device_prompt_batch_size=32, per_device_train_batch_size=64"
+    assert "= 32 * 3 = 96 rows per rollout" in said and said.endswith(f"(preset=recommended set {by_preset})")
+
+
 @pytest.mark.parametrize(
     ("algorithm", "is_white"),
     [

@@ -13,13 +13,11 @@ from alignment.errors import ArgumentError, CheckpointError, DataError
 from alignment.models.folders.hub import random_causal_lm
 from alignment.models.folders.saving import save_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
-from alignment.ops import onednn, products
 from alignment.runs import frozen
 from alignment.runs.offline import models
 from alignment.telemetry.jsonl import read_json_lines
 from alignment.trainers.registered import TRAINERS
 from alignment.training.learner import Learner
-from tests.bf16.rounded import matmul as rounded_matmul
 from tests.contract.keys.assembled import TOKENIZER, make_models
 from tests.tiny_runs import train_tiny
 
@@ -96,48 +94,6 @@ def test_numbers_of_the_reference_are_computed_once_and_the_run_is_the_same(fold
     assert len(loads) == 4 and other != kept, "another order of the same rows"
     train(folder, "kept", precompute_ref_logprobs=True, overwrite_output_dir=True, max_length=48)
     assert len(loads) == 5, "the same rows with another limit"
-
-
-@pytest.fixture
-def rounding(monkeypatch):
-    """Let a run round the operands of its products, on a processor that may not be able to."""
-    monkeypatch.setattr(onednn, "matmul", rounded_matmul)
-    monkeypatch.setattr(products, "_rounds", False)
-
-
-def test_this_processor_rounds_as_the_rule_says_or_refuses(folder, monkeypatch):
-    """What a processor with bfloat16 executes, beside the same rounding done beforehand."""
-    keys = {"float32_matmul_precision": "medium", "max_steps": 2}
-    monkeypatch.setattr(products, "_rounds", False)
-    if onednn.find_obstacle() is not None:
-        with pytest.raises(ArgumentError, match="float32_matmul_precision=medium needs a processor"):
-            train(folder, "own-rounding", **keys)
-        return
-    own = train(folder, "own-rounding", **keys)
-    monkeypatch.setattr(onednn, "matmul", rounded_matmul)
-    nearly(own, train(folder, "rule", **keys))
-    highest = train(folder, "highest", max_steps=2)
-    assert own[1]["logps/chosen"] != highest[1]["logps/chosen"] == pytest.approx(own[1]["logps/chosen"], rel=1e-2)
-
-
-LORA = {"lora": True, "lora_target_modules": ["all-linear"]}
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ({}, {"float32_matmul_precision": "medium"}),
-        ({"float32_matmul_precision": "medium"}, {}),
-        (LORA, {**LORA, "load_in_4bit": True}),
-    ],
-)
-def test_numbers_of_a_reference_that_computes_otherwise_are_computed_again(folder, rounding, before, after):
-    """A policy that has not learned is its reference: any difference is that of the arithmetic."""
-    keys = {"precompute_ref_logprobs": True, "overwrite_output_dir": True, "max_steps": 1}
-    for changes in (before, after):
-        first = train(folder, "computed", **keys, **changes)[0]
-        assert first["dpo/loss"] == np.float32(math.log(2)) and first["rewards/chosen"] == 0.0
-        assert first["policy/gradient_norm"] > 0
 
 
 PACKED = {"packing_samples": True, "max_tokens_per_batch": 100}
