@@ -62,8 +62,9 @@ def _tell_stop(session: Session) -> None:
         what = "no evaluation came before, so the exported weights are the last ones"
     else:
         metric = session.hooks.best.metric
+        start = "" if counters.best_step else ", with which training started"
         what = (
-            f"the exported weights are those of update {counters.best_step}, the best by {metric} "
+            f"the exported weights are those of update {counters.best_step}{start}, the best by {metric} "
             f"({counters.best_value:.4g})"
         )
     log.info(

@@ -171,10 +171,11 @@ def _fall(name: str, history: Sequence[JudgedEvaluation]) -> Sign | None:
         best.judge - one.judge <= ERRORS * math.hypot(_error(best), _error(one)) for one in last
     ):
         return None
+    answers = "of its greedy answers " if name.startswith(GREEDY) else ""
     return Sign(
         "judge",
-        f"the second judge {name} fell from {best.judge:.3g} (update {best.step}) to {judge:.3g}, while the reward "
-        f"went from {best.reward:.3g} to {reward:.3g}",
+        f"the second judge {name} fell from {best.judge:.3g} (update {best.step}) to {judge:.3g} (mean of updates "
+        f"{last[0].step} and {last[1].step}), while the reward {answers}went from {best.reward:.3g} to {reward:.3g}",
     )
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from alignment.loops.hacking.alarm import HackingAlarm
 from alignment.loops.on_policy import KLController
 from alignment.loops.session import BestModel
+from alignment.metrics import GREEDY
 from alignment.runs.assembly import build_best, deciding_metric
 from alignment.runs.launch import Launch
 from alignment.training.learner import Learner
@@ -25,13 +26,15 @@ def build_alarm(launch: Launch, policy: Learner, kl: KLController, *, judges: Se
 
 
 def build_best_kept(launch: Launch, alarm: HackingAlarm, *, keep: Callable[[], None]) -> BestModel | None:
-    """Return how the best weights are chosen: where a hacked reward stops the run, by the first second judge, or
-    without one by the reward while the alarm has seen nothing; None where none are kept.
+    """Return how the best weights are chosen: where a hacked reward stops the run, by the first second judge (of greedy
+    answers where evaluations have them), or without one by the reward while the alarm has seen nothing; None where none
+    are kept.
     """
-    training = launch.parsed.training
+    training, generation = launch.parsed.training, launch.parsed.generation
     if not alarm.stops:
         return build_best(training, default="reward", keep=keep)
-    metric, is_greater = deciding_metric(training, next(iter(alarm.judges), "reward"))
+    answers = GREEDY if generation.eval_greedy and generation.eval_do_sample else ""
+    metric, is_greater = deciding_metric(training, f"{answers}{alarm.judges[0]}" if alarm.judges else "reward")
     return BestModel(metric=metric, greater_is_better=is_greater, keep=keep, allows=alarm.allows_best)
 
 

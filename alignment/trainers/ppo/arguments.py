@@ -100,7 +100,8 @@ class OnPolicyArguments:
     """What to do when the reward rises for the wrong reasons (docs/how-to/reward_hacking.md), each time another kind of
     sign is seen. warn: log it with answers to read; lower_lr: also halve the policy's learning rates; raise_kl: double
     kl_coeff and kl_loss_coeff; stop_at_best: end the run and export the weights of the best evaluation, by
-    metric_for_best_model, else the first of eval_reward, else the reward before any sign.
+    metric_for_best_model, else the first of eval_reward (of its greedy answers with eval_greedy), else the reward
+    before any sign.
     """
 
     use_ema: bool = argument(False, aliases=("enable_ema",))

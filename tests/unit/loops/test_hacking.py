@@ -185,7 +185,8 @@ def test_greedy_answers_are_compared_with_their_own_start_and_quoted():
     assert others == [[], []], (
         "one of two evaluations fell far enough only; a hundred rows of one prompt are one answer"
     )
-    assert finding.text.startswith("the second judge greedy_truth fell from 1 (update 0) to 0.4, while the reward")
+    fall = "fell from 1 (update 0) to 0.4 (mean of updates 20 and 30), while the reward of its greedy answers went from"
+    assert finding.text.startswith(f"the second judge greedy_truth {fall}")
     assert [(one["response"], one["score"]) for one in finding.samples] == [("g99", 99), ("g98", 98), ("g97", 97)]
 
 
