@@ -166,6 +166,26 @@ def test_the_kl_is_put_where_the_command_puts_it():
     assert _keys(grpo)["kl_loss_coeff"] == 0.05 and "kl_coeff" not in _keys(grpo)
 
 
+CRITIC_FREE = ("reinforce", "rloo", "reinforce_baseline", "group_norm", "dr_grpo")
+
+
+@pytest.mark.parametrize("estimator", CRITIC_FREE)
+def test_flags_of_gae_and_of_the_critic_are_not_needed_by_other_estimators(estimator):
+    text = f"{PPO} --advantage_estimator {estimator} --n_samples_per_prompt 4"
+    flags = {"lambd": 0.9, "critic_learning_rate": 9e-6, "critic_pretrain": "c"}
+    with_flags = " ".join([text, *(f"--{name} {value}" for name, value in flags.items())])
+    assert _keys(with_flags) == _keys(text)
+    assert {name: _outcomes(with_flags)[name] for name in flags} == dict.fromkeys(flags, NO_NEED)
+
+
+@pytest.mark.parametrize("estimator", CRITIC_FREE)
+def test_a_discount_is_that_of_openrlhf_which_sets_it_to_one_for_some(estimator):
+    text = f"{PPO} --advantage_estimator {estimator} --n_samples_per_prompt 4 --gamma 0.99"
+    is_read = estimator == "reinforce"
+    assert _keys(text).get("gamma") == (0.99 if is_read else None)
+    assert _outcomes(text)["gamma"] == (TRANSLATED if is_read else NO_NEED)
+
+
 def test_the_end_of_a_schedule_is_a_tenth_of_each_peak():
     keys = _keys(f"{PPO} --actor_learning_rate 5e-7 --critic_learning_rate 9e-6")
     assert (keys["lr_scheduler_type"], keys["warmup_ratio"]) == ("cosine", 0.03)

@@ -120,6 +120,25 @@ _PPO_ANSWERS: Answers = MappingProxyType(
         "no_advantage_std_norm": NoCounterpart("give normalize_advantage=false"),
     }
 )
+
+
+def _discount(value: Any, flags: Flags) -> Mapping[str, Any] | NoNeed:
+    """Convert the discount of an estimator without a critic: only REINFORCE++ has it, the others set it to 1."""
+    if flags.get("advantage_estimator") == "reinforce":
+        return {"gamma": value}
+    return NoNeed("OpenRLHF sets it to 1 with this estimator, as it is here")
+
+
+_NO_CRITIC = NoNeed("this algorithm has no critic")
+_ANSWERS_WITHOUT_CRITIC: Answers = MappingProxyType(
+    {
+        **_PPO_ANSWERS,
+        "gamma": _discount,
+        "lambd": NoNeed("it is read by the estimator gae only"),
+        "critic_learning_rate": _NO_CRITIC,
+        "critic_pretrain": _NO_CRITIC,
+    }
+)
 _PPO_DEFAULTS = {
     "init_kl_coef": 0.01,
     "lr_warmup_ratio": 0.03,
@@ -148,7 +167,7 @@ def _on_policy(given: Mapping[str, Any]) -> Sequence[PeerStep]:
         return (_PPO,)
     defaults = {key: value for key, value in _PPO_DEFAULTS.items() if key != "critic_learning_rate"}
     keys = {"normalize_advantage": estimator not in ("group_norm", "dr_grpo")}
-    return (PeerStep("train ppo", _PPO_ANSWERS, defaults, keys, like="openrlhf"),)
+    return (PeerStep("train ppo", _ANSWERS_WITHOUT_CRITIC, defaults, keys, like="openrlhf"),)
 
 
 PROGRAMS = (Program(SUITE, "openrlhf.cli.train_ppo_ray", module("train_ppo(_ray)?"), _on_policy),)
