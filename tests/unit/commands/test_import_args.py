@@ -166,6 +166,19 @@ def test_the_kl_is_put_where_the_command_puts_it():
     assert _keys(grpo)["kl_loss_coeff"] == 0.05 and "kl_coeff" not in _keys(grpo)
 
 
+@pytest.mark.parametrize(
+    ("flags", "estimate"),
+    [("", "k1"), ("--kl_estimator k2", "k2"), ("--kl_estimator k3", "k3"), ("--use_kl_estimator_k3", "k3")],
+)
+@pytest.mark.parametrize("estimator", ["gae", "rloo", "group_norm", "reinforce"])
+def test_the_kl_in_the_loss_is_estimated_as_openrlhf_does(estimator, flags, estimate):
+    text = f"{PPO} --advantage_estimator {estimator} --n_samples_per_prompt 4 --use_kl_loss {flags}"
+    ours = commands_of("train ppo")
+    parsed = parse_arguments(ours.groups, json.loads(json.dumps(_keys(text))), checks=ours.checks, absent=[])
+    values = parsed.as_dict()
+    assert (values["kl_loss_estimator"], values["kl_loss_coeff"], values["kl_coeff"]) == (estimate, 0.01, 0.0)
+
+
 CRITIC_FREE = ("reinforce", "rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 
 

@@ -14,8 +14,8 @@ from alignment.arguments.peers.programs.program import (
     NoNeed,
     PeerStep,
     Program,
+    is_true,
     jsonl,
-    switch,
 )
 
 
@@ -45,10 +45,19 @@ def _estimator(value: Any, flags: Flags) -> Mapping[str, Any]:
 
 
 def _kl_in_loss(value: Any, flags: Flags) -> Mapping[str, Any] | NoNeed:
-    """Convert the switch: only PPO's has a key, since elsewhere the coefficient says where the KL is."""
+    """Convert the switch: only PPO's has a key, since elsewhere the coefficient says where the KL is.
+
+    OpenRLHF's estimate is k1 unless another is named, in the loss too.
+    """
     if flags.get("advantage_estimator") in (None, "gae"):
         return {"use_kl_loss": True}
+    if is_true(value) and not (flags.get("kl_estimator") or flags.is_on("use_kl_estimator_k3")):
+        return {"kl_loss_estimator": "k1"}
     return NoNeed("kl_loss_coeff says that the KL is in the loss")
+
+
+def _estimator_k3(value: Any, flags: Flags) -> Mapping[str, Any]:
+    return _estimator("k3", flags) if is_true(value) else {}
 
 
 def _range(value: Any, flags: Flags) -> Mapping[str, Any]:
@@ -92,7 +101,7 @@ _PPO_ANSWERS: Answers = MappingProxyType(
         "actor_learning_rate": "learning_rate",
         "init_kl_coef": _kl,
         "kl_estimator": _estimator,
-        "use_kl_estimator_k3": switch(kl_estimator="k3"),
+        "use_kl_estimator_k3": _estimator_k3,
         "use_kl_loss": _kl_in_loss,
         "reward_clip_range": _range,
         "eps_clip_low_high": _clip_sides,
