@@ -109,10 +109,11 @@ def check_judges(v: Values) -> Iterator[str]:
     """Check that second judges have names of their own and nothing that only a source of the reward has."""
     for entry in read_entries(v.eval_reward):
         is_taken = entry.log_as in (*_EVALUATED, *_COLUMNS) or entry.log_as.startswith(GREEDY)
-        if is_taken or entry.log_as.endswith("_std"):
+        free = re.sub("_(std|failed_share)$", "", entry.log_as)
+        if is_taken or free != entry.log_as:
             yield (
                 f"eval_reward: {entry.name} would be reported as eval/{entry.log_as}, the name of another metric or "
-                f'column of the samples: give {{"name": "{entry.name}", "log_as": "second_{entry.log_as}"}}'
+                f'column of the samples: give {{"name": "{entry.name}", "log_as": "second_{free}"}}'
             )
         if entry.weight != 1 or entry.normalize is not None:
             yield f"eval_reward: {entry.name} has weight or normalize, and each judge is reported alone: leave them out"

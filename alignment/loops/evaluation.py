@@ -71,13 +71,16 @@ class PromptEvaluation:
     def _ask(
         self, judges: Mapping[str, Scorer], rollout: Rollout, rows: list[dict[str, Any]], *, prefix: str = ""
     ) -> dict[str, float]:
-        """Return mean and spread of each judge over the rows that it could score; add its scores to ``rows``."""
+        """Return mean and spread of each judge over the rows that it could score, and the share of the others; add its
+        scores to ``rows``.
+        """
         metrics = {}
         for name, scores in [(prefix + name, judge.score(rollout)) for name, judge in judges.items()]:
             valid = np.ones(rollout.num_rows, bool) if scores.valid is None else scores.valid
             for row, score, is_valid in zip(rows, scores.values, valid, strict=True):
                 row[name] = float(score) if is_valid else None
             metrics |= _mean_and_spread(name, scores.values[valid])
+            metrics[f"eval/{name}_failed_share"] = float(1 - valid.mean())
         return metrics
 
     @np.errstate(all="ignore")  # the loop refuses metrics that are not finite

@@ -7,11 +7,7 @@ from typing import Any, Literal
 
 from alignment.arguments.keys.training import NO_EVALUATION
 from alignment.arguments.rewards.entries import RewardEntry, model_kind, read_entries, with_weights
-from alignment.fields import Case, Situation, argument, where, where_given
-
-_NOT_CALLED = where_given(
-    "reward_model_name_or_path", "rewards come from a model, which is not called over a network and not retried"
-)
+from alignment.fields import Case, Situation, argument, where
 
 
 def _sources(situation: Situation) -> tuple[RewardEntry, ...]:
@@ -35,6 +31,16 @@ def _asks_nobody(value: Any, s: Situation) -> bool:
     return value not in (None, 0) and not is_asked
 
 
+def _calls_nobody(value: Any, s: Situation) -> bool:
+    is_called = any(s.values.get(key) for key in ("reward_function", "use_rm_server"))
+    return value not in (None, 0) and not is_called and all(entry.is_model for entry in _sources(s))
+
+
+_NOT_CALLED = Case(
+    _calls_nobody,
+    "rewards come from models, which are not called over a network and not retried",
+    "no reward source or second judge (eval_reward) is a function or a service",
+)
 _NO_MODEL = Case(_lacks_model, "there is no reward model")
 _NO_HEAD = Case(_lacks_head, "there is no reward model with a score head")
 _NO_SERVICE = Case(_asks_nobody, "no reward source is a service")
@@ -77,7 +83,9 @@ class RewardSourceArguments:
     reward_retries: int = argument(3, minimum=0, inert_when=_NOT_CALLED)
     """Retries after a failure that may be temporary: connection, timeout, status 500 and above."""
     on_reward_failure: Literal["stop", "mask_group"] = argument("stop", inert_when=_NOT_CALLED)
-    """After the last retry: end the run, or exclude all responses to that prompt from the losses; never a 0."""
+    """After the last retry: end the run, or exclude all responses to that prompt from the losses; never a 0. Of a
+    second judge (eval_reward): end the run, or leave the answer out of its mean.
+    """
     normalize_reward: bool = False
     """Subtract the mean and divide by the standard deviation of rewards; of reward_sources, each source's own."""
     per_device_reward_batch_size: int = argument(-1, minimum=-1, excluded=(0,), inert_when=_NO_MODEL)

@@ -107,6 +107,10 @@ class FailurePolicy:
     backoff_seconds: float = 1.0
     on_failure: str = "stop"
     """``stop`` ends the run; ``mask_group`` excludes all samples of the prompt from the losses."""
+    advice: str = ""
+    """What is said after the failure that ends the run: what would keep it going."""
+    is_judge: bool = False
+    """Whether scores are only reported: all failures of a call are told in one line, since nothing is masked."""
 
 
 class TextScorer(Scorer):
@@ -142,8 +146,9 @@ class TextScorer(Scorer):
             return self._with_retries(batch)
         except RewardError as error:
             if self._policy.on_failure == "stop":
-                raise
-            log.warn(f"{error}; scoring group by group to mask only those that fail")
+                raise RewardError(f"{error}{self._policy.advice}") from error
+            if not self._policy.is_judge:
+                log.warn(f"{error}; scoring group by group to mask only those that fail")
             return self._by_group(batch, rollout.group_ids, error)
 
     def _with_retries(self, batch: TextBatch) -> Scores:
@@ -158,7 +163,7 @@ class TextScorer(Scorer):
 
     def _by_group(self, batch: TextBatch, group_ids: np.ndarray, error: RewardError) -> Scores:
         values, notes = np.zeros(len(group_ids), np.float32), {}
-        valid = np.zeros(len(group_ids), bool)
+        valid, told = np.zeros(len(group_ids), bool), []
         for group in np.unique(group_ids):
             rows = np.flatnonzero(group_ids == group)
             try:
@@ -170,10 +175,17 @@ class TextScorer(Scorer):
             except (Interrupted, KeyboardInterrupt):
                 raise
             except BaseException as failure:  # noqa: BLE001 - as above
-                prompt = f"{batch.inputs[rows[0]]!r:.80}"
-                log.warn(f"masked the responses to {prompt}: {self._name} failed ({describe_failure(failure)})")
+                told.append((f"{batch.inputs[rows[0]]!r:.80}", describe_failure(failure)))
+                if not self._policy.is_judge:
+                    log.warn(f"masked the responses to {told[-1][0]}: {self._name} failed ({told[-1][1]})")
         if not valid.any():
-            raise RewardError(f"{self._name} failed for every group: no response has a score") from error
+            why = f"no response has a score. The first failure: {told[0][1]}"
+            raise RewardError(f"{self._name} failed for every group: {why}") from error
+        if self._policy.is_judge and told:
+            log.warn(
+                f"{self._name} could not score {(~valid).sum()} of {len(valid)} answers, which its mean leaves out, "
+                f"as on_reward_failure={self._policy.on_failure} says; the first is to {told[0][0]}: {told[0][1]}"
+            )
         return Scores(values, None if valid.all() else valid, notes=notes)
 
     def _checked(self, found: Any, expected: int) -> Scores:

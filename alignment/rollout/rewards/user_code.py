@@ -21,17 +21,20 @@ _NOT_USERS = (
 _LASTING_OS_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
-def load_function(path: str, base_dir: Path) -> Callable[..., Any]:
-    """Return the function ``package.module:name`` or ``file.py:name``, found in the same way as dataset modules."""
+def load_function(path: str, base_dir: Path, *, key: str = "reward_function") -> Callable[..., Any]:
+    """Return the function ``package.module:name`` or ``file.py:name``, found in the same way as dataset modules.
+
+    Messages say that ``key`` names it.
+    """
     from alignment.data.raw.modules import load_module  # late: scripts import this module before arguments are read
 
     module_name, _, name = path.rpartition(":")
-    module = load_module(module_name, base_dir, kind=f"reward_function={path!r}: module")
+    module = load_module(module_name, base_dir, kind=f"{key}={path!r}: module")
     function = getattr(module, name, None)
     if not callable(function):
         own = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise ArgumentError(
-            f"reward_function={path!r}: {module_name} has no function {name!r} (it has {', '.join(own[:10]) or 'none'})"
+            f"{key}={path!r}: {module_name} has no function {name!r} (it has {', '.join(own[:10]) or 'none'})"
         )
     return function
 

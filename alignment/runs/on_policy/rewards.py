@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,10 +42,10 @@ def build_scorer(launch: Launch, roles: Roles) -> Scorer:
     if source.entries:
         return CombinedScorer([_build_source(launch, roles, entry) for entry in source.entries])
     if source.model_entry is not None:
-        return BUILDERS[source.model_entry.kind](launch, roles, source.model_entry, {"reward": roles.reward})
+        return BUILDERS[source.model_entry.kind](launch, roles, source.model_entry, _Origin({"reward": roles.reward}))
     if source.use_rm_server:
-        return _score_with_service(launch, roles, source.reward_server)
-    return _score_with_function(launch, roles, source.reward_function)
+        return _score_with_service(launch, roles, source.reward_server, f"reward service {source.reward_server}")
+    return _score_with_function(launch, roles, source.reward_function, f"reward function {source.reward_function}")
 
 
 def _tell_comparisons(entries: Sequence[RewardEntry], samples: int) -> None:
@@ -61,7 +61,8 @@ def _tell_comparisons(entries: Sequence[RewardEntry], samples: int) -> None:
 def build_judges(launch: Launch, roles: Roles) -> dict[str, Scorer]:
     """Return the second judges of evaluations, by the word under which they are logged."""
     entries = Sources.judges(launch).entries
-    return {entry.log_as: against_start(BUILDERS[entry.kind](launch, roles, entry, roles.judges)) for entry in entries}
+    origin = _Origin(roles.judges, is_judge=True)
+    return {entry.log_as: against_start(BUILDERS[entry.kind](launch, roles, entry, origin)) for entry in entries}
 
 
 def against_start(scorer: Scorer) -> Scorer:
@@ -137,36 +138,49 @@ def _build_source(launch: Launch, roles: Roles, entry: RewardEntry) -> RewardSou
     loaded = roles.rewards.get(entry.log_as)
     return RewardSource(
         log_as=entry.log_as,
-        scorer=BUILDERS[entry.kind](launch, roles, entry, roles.rewards),
+        scorer=BUILDERS[entry.kind](launch, roles, entry, _Origin(roles.rewards)),
         factor=entry.factor,
         normalize=_choose_normalizer(entry.log_as, loaded and loaded.scoring, asked=asked),
     )
 
 
-Models = Mapping[str, LoadedReward]
+class _Origin(NamedTuple):
+    """The key that an entry stands in."""
+
+    models: Mapping[str, LoadedReward]
+    """The loaded models of the key."""
+    is_judge: bool = False
+    """Whether the key is ``eval_reward``, else ``reward_sources``."""
+
+    def name(self, entry: RewardEntry) -> str:
+        """Return what messages call a function or service."""
+        if self.is_judge:
+            return f"second judge {entry.log_as} ({entry.name} in eval_reward)"
+        return f"reward {entry.kind} {entry.name} (source {entry.log_as} of reward_sources)"
 
 
-def _build_model(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
-    model, sequences = models[entry.log_as]
+def _build_model(launch: Launch, roles: Roles, entry: RewardEntry, origin: _Origin) -> Scorer:
+    model, sequences = origin.models[entry.log_as]
     return _score_with_model(launch, entry.log_as, model, sequences, rows=entry.batch_size)
 
 
-def _build_pairwise(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
-    model, reader = models[entry.log_as]
+def _build_pairwise(launch: Launch, roles: Roles, entry: RewardEntry, origin: _Origin) -> Scorer:
+    model, reader = origin.models[entry.log_as]
     runner, rows = _place(launch, entry.log_as, model, rows=entry.batch_size)
     who = launch.ranks_of(reward_role(launch, entry.log_as))
     return PairwiseScorer(runner, reader, rows_per_batch=rows, who=who)
 
 
-def _build_function(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
-    return _score_with_function(launch, roles, entry.name, entry.options)
+def _build_function(launch: Launch, roles: Roles, entry: RewardEntry, origin: _Origin) -> Scorer:
+    name = origin.name(entry)
+    return _score_with_function(launch, roles, entry.name, name, options=entry.options, is_judge=origin.is_judge)
 
 
-def _build_service(launch: Launch, roles: Roles, entry: RewardEntry, models: Models) -> Scorer:
-    return _score_with_service(launch, roles, entry.name)
+def _build_service(launch: Launch, roles: Roles, entry: RewardEntry, origin: _Origin) -> Scorer:
+    return _score_with_service(launch, roles, entry.name, origin.name(entry), is_judge=origin.is_judge)
 
 
-BUILDERS: Mapping[str, Callable[[Launch, Roles, RewardEntry, Models], Scorer]] = MappingProxyType(
+BUILDERS: Mapping[str, Callable[[Launch, Roles, RewardEntry, _Origin], Scorer]] = MappingProxyType(
     {
         "model": _build_model,
         "cost": _build_model,
@@ -199,21 +213,35 @@ def _place(launch: Launch, name: str, model: ScoreModel | CausalLM, *, rows: int
     return place_frozen(name, model, who.topology, offload=offload), rows
 
 
-def _score_with_service(launch: Launch, roles: Roles, address: str) -> TextScorer:
+def _score_with_service(launch: Launch, roles: Roles, address: str, name: str, *, is_judge: bool = False) -> TextScorer:
     call = HttpReward(address, timeout_seconds=launch.parsed.reward_source.reward_timeout)
-    return _score_text(launch, roles, call, f"reward service {address}")
+    return _score_text(launch, roles, call, name, is_judge=is_judge)
 
 
 def _score_with_function(
-    launch: Launch, roles: Roles, path: str, options: Mapping[str, Any] = MappingProxyType({})
+    launch: Launch,
+    roles: Roles,
+    path: str,
+    name: str,
+    *,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    is_judge: bool = False,
 ) -> TextScorer:
     call = text_function(path, launch.parsed.base_dir, options)
-    return _score_text(launch, roles, call, f"reward function {path}")
+    return _score_text(launch, roles, call, name, is_judge=is_judge)
 
 
-def _score_text(launch: Launch, roles: Roles, call: Callable[[TextBatch], Any], name: str) -> TextScorer:
+def _score_text(
+    launch: Launch, roles: Roles, call: Callable[[TextBatch], Any], name: str, *, is_judge: bool
+) -> TextScorer:
     source = launch.parsed.reward_source
-    policy = FailurePolicy(retries=source.reward_retries, on_failure=source.on_reward_failure)
+    instead = "leaves such answers out of the judge's mean" if is_judge else "leaves such prompts out of the losses"
+    policy = FailurePolicy(
+        retries=source.reward_retries,
+        on_failure=source.on_reward_failure,
+        advice=f". on_reward_failure=stop ends the run here; on_reward_failure=mask_group {instead}",
+        is_judge=is_judge,
+    )
     return TextScorer(call, roles.tokenizer, name=name, policy=policy, world=launch.topology.world)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -125,14 +125,20 @@ class RoleFolders(NamedTuple):
         }
 
 
+def _load_functions(launch: Launch, sources: Sources, judges: Sources) -> list[Callable[..., Any]]:
+    alone = launch.parsed.reward_source.reward_function
+    named = [("reward_function", alone)] if alone else []
+    for key, entries in (("reward_sources", sources.entries), ("eval_reward", judges.entries)):
+        named += [(key, entry.name) for entry in entries if entry.kind == "function"]
+    return [load_function(name, launch.parsed.base_dir, key=key) for key, name in named]
+
+
 def load_roles(launch: Launch) -> Roles:
     """Load the models that the algorithm needs; trained ones come from the checkpoint when resuming."""
     source = launch.parsed.reward_source
     # Fail early: reading models and data takes minutes. The scorers load them again.
     sources, judges = Sources(source.entries), Sources.judges(launch)
-    scoring = [*sources.entries, *judges.entries]
-    named = [source.reward_function, *(entry.name for entry in scoring if entry.kind == "function")]
-    functions = [load_function(name, launch.parsed.base_dir) for name in filter(None, named)]
+    functions = _load_functions(launch, sources, judges)
     folders, models, judging = RoleFolders.of(launch), reward_folders(sources), reward_folders(judges)
     tokenizer = starting_tokenizer(launch, folders.actor)
     check_folders(launch, folders, tokenizer)

@@ -127,7 +127,7 @@ class SourceBuilder:
         name = f"reward model {entry.log_as}"
         sequences: Any = Retokenized(self._texts, voice.encoder, max_tokens=longest, name=name)
         if given.change_of_format is not None:
-            change = load_function(given.change_of_format, self._base)
+            change = load_function(given.change_of_format, self._base, key="change_of_format")
             sequences = Reformatted(change, self._texts, voice.encoder, longest)
         if given.score_before_padding:
             if voice.config.pad_token_id is None:

@@ -41,7 +41,8 @@ def source_contents(sources: SourceArguments, base_dir: Path) -> dict[str, Any]:
         ]
         for name, folder in folders.items()
     }
-    named = [entry.name for entry in sources.entries if entry.kind == "function"]
-    functions = [*named, *filter(None, [sources.change_of_format])]
-    code = frozen_functions([load_function(name, base_dir) for name in functions])
+    named = [("reward_sources", entry.name) for entry in sources.entries if entry.kind == "function"]
+    if sources.change_of_format:
+        named.append(("change_of_format", sources.change_of_format))
+    code = frozen_functions([load_function(name, base_dir, key=key) for key, name in named])
     return {"models": models, "functions": [item.content for item in code]}

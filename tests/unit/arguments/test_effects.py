@@ -171,6 +171,15 @@ def test_not_told(given):
     assert _told([*PPO, *given]) == {}
 
 
+def test_what_a_failing_function_does_has_an_effect_where_a_second_judge_is_one(tmp_path):
+    """Though the reward comes from a model."""
+    (tmp_path / "judge.py").write_text("def fair(prompts, responses, labels):\n    return [0.0] * len(prompts)\n")
+    given = [*PPO, "--on_reward_failure", "mask_group", "--reward_retries", "1"]
+    given += ["--do_eval", "--eval_datasets", "e", "--eval_reward"]
+    assert set(_told([*given, "another_model"])) == {"on_reward_failure", "reward_retries"}
+    assert _told([*given, f"{tmp_path}/judge.py:fair"]) == _told([*given, "http://localhost:9/score"]) == {}
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

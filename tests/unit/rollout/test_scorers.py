@@ -166,6 +166,19 @@ def test_mask_group_masks_only_the_groups_that_fail():
     np.testing.assert_array_equal(masked.response_mask.sum(-1), [1, 1, 0, 0])
 
 
+def test_what_a_second_judge_cannot_score_is_counted_in_one_line(caplog):
+    def call(batch):
+        if len(set(batch.inputs)) > 1 or "question 0" not in batch.inputs:
+            raise ValueError("no")
+        return [2.0] * len(batch.responses)
+
+    scores = _scorer(call, retries=0, on_failure="mask_group", is_judge=True).score(_rollout(groups=(0, 1, 2, 2)))
+    assert scores.valid.tolist() == [True, False, False, False]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("reward function f could not score 3 of 4 answers, which its mean leaves out, as on_reward")
+    assert "the first is to 'question 1': ValueError: no (" in said
+
+
 def test_mask_group_stops_when_every_group_fails():
     def call(batch):
         raise ValueError("no")

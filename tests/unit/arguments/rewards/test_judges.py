@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,7 +31,10 @@ def test_the_columns_of_samples():
     assert COLUMNS == {"prompt": "q", "response": "a", "score": 0.5, "finish_reason": "stop"}
 
 
-@pytest.mark.parametrize("name", [*COLUMNS, *OF_THE_FILE, "reward", "kl_divergence", "truth_std", "greedy_truth"])
+METRICS = ("reward", "kl_divergence", "truth_std", "truth_failed_share", "greedy_truth")
+
+
+@pytest.mark.parametrize("name", [*COLUMNS, *OF_THE_FILE, *METRICS])
 def test_a_judge_named_as_a_metric_or_column_is_refused_with_a_name_that_works(name, tmp_path):
     (tmp_path / "checks.py").write_text(f"def {name}(prompts, responses, labels):\n    return [0.0] * len(prompts)\n")
     source = f"{tmp_path / 'checks.py'}:{name}"
@@ -39,8 +43,8 @@ def test_a_judge_named_as_a_metric_or_column_is_refused_with_a_name_that_works(n
         parse_ppo_arguments({**keys, "eval_reward": [source]})
     (said,) = str(error.value).split("\n  ")[1:]
     assert f"would be reported as eval/{name}, the name of another metric or column of the samples: give " in said
-    assert f'"log_as": "second_{name}"}}' in said
-    other = {"name": source, "log_as": f"second_{name.removesuffix('_std')}"}
+    other = json.loads(said.partition("give ")[2])
+    assert other == {"name": source, "log_as": f"second_{name.removesuffix('_std').removesuffix('_failed_share')}"}
     assert parse_ppo_arguments({**keys, "eval_reward": [other]}).on_policy
 
 
