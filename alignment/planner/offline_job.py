@@ -10,7 +10,6 @@ from alignment.architecture.adapter import HEAD
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.architecture.families import GATING
 from alignment.arguments.parsed import Parsed
-from alignment.models.config import CONFIG_FILE
 from alignment.models.decoder.forest import LEAST_SHARE
 from alignment.models.decoder.score_model import ScoreOptions
 from alignment.ops.pieces import divergence_tensors
@@ -184,9 +183,4 @@ def _teacher_shape(parsed: Parsed, objective: OfflineObjective) -> DecoderConfig
 
 
 def _read(name: str, key: str, objective: OfflineObjective) -> DecoderConfig:
-    """Return the shape of the model in the folder ``name``, of the first suitable model if it is a run's output folder,
-    or of the hub's model of that name.
-    """
-    folder = Path(name).expanduser()
-    places = [folder, *(folder / part for part in objective.model.parts)]
-    return read_shape(str(next((place for place in places if (place / CONFIG_FILE).is_file()), name)), key)
+    return read_shape(name, key, objective.model.parts)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 from alignment.architecture.decoder_config import DecoderConfig
 from alignment.arguments.keys.critic import CriticArguments
 from alignment.arguments.keys.reward_source import RewardSourceArguments
 from alignment.arguments.parsed import Parsed
-from alignment.models.config import CONFIG_FILE
 from alignment.planner.job import JUDGE, Job
 from alignment.planner.reading import plan_adapters, planned_batches, read_shape
 from alignment.runs.on_policy.algorithm import ChosenAlgorithm, cost_names, critic_name
+from alignment.runs.on_policy.role_parts import role_parts
 from alignment.runs.on_policy.saved_passes import checked_rows, obstacle_to_one_pass, replays_experts
+
+_REWARD = ("reward",)
+"""Where a reward model is in the output folder of the run that trained it."""
 
 
 def read_job(parsed: Parsed, *, device: str) -> Job:
@@ -28,8 +30,7 @@ def read_job(parsed: Parsed, *, device: str) -> Job:
     iteration = rollout * max(1, micro * training.gradient_accumulation_steps // rollout)
     algorithm = ChosenAlgorithm.of(parsed)
     keys = parsed.critic if algorithm.needs_critic else CriticArguments()
-    policy = read_shape(on_policy.actor_model_name_or_path, "actor_model_name_or_path")
-    critic = read_shape(critic_name(parsed), "reward_critic_model_name_or_path") if algorithm.needs_critic else None
+    policy, critic = _read_trained(parsed, algorithm)
     costs, again = _read_costs(parsed), training.recompute if keys.critic_recompute is None else keys.critic_recompute
     return Job(
         policy=policy,
@@ -100,8 +101,8 @@ def _read_sources(source: RewardSourceArguments, *, evaluates: bool) -> dict[str
     models = {f"reward-{entry.log_as}": entry for entry in source.entries if entry.is_model}
     models |= {f"{JUDGE}{entry.log_as}": entry for entry in source.judges if entry.is_model and evaluates}
     return {
-        "reward": read_shape(_in_run(reward), "reward_model_name_or_path") if reward else None,
-        "other_rewards": {role: read_shape(_in_run(entry.name), "reward_sources") for role, entry in models.items()},
+        "reward": read_shape(reward, "reward_model_name_or_path", _REWARD) if reward else None,
+        "other_rewards": {role: read_shape(entry.name, "reward_sources", _REWARD) for role, entry in models.items()},
         "pairwise": frozenset(
             role
             for role, entry in {**models, "reward": source.model_entry}.items()
@@ -111,17 +112,19 @@ def _read_sources(source: RewardSourceArguments, *, evaluates: bool) -> dict[str
     }
 
 
-def _in_run(name: str) -> str:
-    """Return the reward model's folder for the output folder of the run that trained it; other names unchanged."""
-    folder = Path(name).expanduser()
-    is_run = not (folder / CONFIG_FILE).is_file() and (folder / "reward" / CONFIG_FILE).is_file()
-    return str(folder / "reward") if is_run else name
+def _read_trained(parsed: Parsed, algorithm: ChosenAlgorithm) -> tuple[DecoderConfig, DecoderConfig | None]:
+    """Return the shapes of the policy and of its critic, None without one."""
+    parts, actor = role_parts(parsed), parsed.on_policy.actor_model_name_or_path
+    policy = read_shape(actor, "actor_model_name_or_path", parts["policy"])
+    if not algorithm.needs_critic:
+        return policy, None
+    return policy, read_shape(critic_name(parsed), "reward_critic_model_name_or_path", parts["critic"])
 
 
 def _read_costs(parsed: Parsed) -> dict[str, DecoderConfig]:
     """Return the shapes of the cost model and of its critic, by role; nothing if the algorithm needs no cost."""
-    roles = zip(("cost", "cost_critic"), cost_names(parsed), strict=True)
-    return {role: read_shape(name, f"{role}_model_name_or_path") for role, name in roles if name}
+    roles, parts = zip(("cost", "cost_critic"), cost_names(parsed), strict=True), role_parts(parsed)
+    return {role: read_shape(name, f"{role}_model_name_or_path", parts[role]) for role, name in roles if name}
 
 
 def _positive_or(value: int, default: int) -> int:

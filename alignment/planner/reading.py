@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.architecture.adapter import Adapter
@@ -48,19 +48,22 @@ def plan_adapters(parsed: Parsed, models: Mapping[str, DecoderConfig | None]) ->
     return found
 
 
-def read_shape(name: str | None, key: str) -> DecoderConfig:
-    """Return the configuration in the folder ``name`` or of the hub's model ``name`` (downloading only config.json)."""
+def read_shape(name: str | None, key: str, parts: Sequence[str] = ()) -> DecoderConfig:
+    """Return the configuration in the folder ``name``, of the model in one of its ``parts`` if it is a run's output
+    folder, or of the hub's model ``name`` (downloading only config.json).
+    """
     if not name:
         raise ArgumentError(
             "a plan needs the critic's shape: give reward_critic_model_name_or_path or reward_model_name_or_path"
         )
-    if (Path(name).expanduser() / CONFIG_FILE).is_file():
-        return read_config(Path(name).expanduser())
-    folder = _download(name)
-    if folder is not None:
-        return read_config(folder)
+    folder = Path(name).expanduser()
+    places = (folder, *(folder / part for part in parts))
+    found = next((place for place in places if (place / CONFIG_FILE).is_file()), None) or _download(name)
+    if found is not None:
+        return read_config(found)
+    within = f" or its {', '.join(f'{part}/' for part in parts)}" if parts and folder.is_dir() else ""
     raise ArgumentError(
-        f"{key}={name}: no {CONFIG_FILE} in {Path(name).expanduser().absolute()}, and none was downloaded from the hub "
+        f"{key}={name}: no {CONFIG_FILE} in {folder.absolute()}{within}, and none was downloaded from the hub "
         f"under that name. A plan reads only {CONFIG_FILE}: put one with the model's shape into a folder and give that"
     )
 

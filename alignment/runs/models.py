@@ -15,7 +15,8 @@ from alignment.errors import ArgumentError, CheckpointError, ModelFolderError, w
 from alignment.models.config import read_config
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel
-from alignment.models.folders.hub import RUN_MODELS, check_fit, resolve_model_folder, resolve_tokenizer_folder
+from alignment.models.folders.hub import check_fit, resolve_model_folder, resolve_tokenizer_folder
+from alignment.models.folders.run_models import RUN_MODELS
 from alignment.models.folders.sequence_ends import sequence_ends
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.models.tokenizer.trained_template import describe_template, template_warning

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignment.errors import CheckpointError
-from alignment.models.folders.hub import RUN_MODELS
+from alignment.models.folders.run_models import RUN_MODELS
 from alignment.parallel.comms.together import everywhere, on_main
 from alignment.parallel.topology import Topology
 from alignment.telemetry import log, plots

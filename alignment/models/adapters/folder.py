@@ -24,8 +24,9 @@ from alignment.models.config import CONFIG_FILE as MODEL_CONFIG
 from alignment.models.decoder.decoder import CausalLM
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folder_files import file_inside, read_object
-from alignment.models.folders.hub import RUN_MODELS, SCORE_STATE
+from alignment.models.folders.hub import SCORE_STATE
 from alignment.models.folders.naming import is_transposed
+from alignment.models.folders.run_models import RUN_MODELS
 from alignment.models.folders.saving import WeightSource, describe_model, is_finite, stored_array
 from alignment.models.safetensors_io import Location, TensorEntry, list_file, write_files
 from alignment.models.tokenizer.tokenizer import Tokenizer

@@ -32,6 +32,7 @@ from alignment.models.folders.attribute_heads import (
     settle_labels,
 )
 from alignment.models.folders.folder_weights import are_equal, check_tensors, fill, take_statistics
+from alignment.models.folders.run_models import RUN_MODELS
 from alignment.models.folders.views import StoredTensor
 from alignment.models.folders.weights import find_weights
 from alignment.models.tokenizer.tokenizer import Tokenizer
@@ -41,12 +42,6 @@ HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DESCRIPTIONS = ("*.json", "*.model", "*.jinja", "merges.txt")
 """Patterns of a hub model's files other than its weights."""
 SCORE_HEAD = ("score.weight", "score.bias")
-CRITIC_FOLDER = "value"
-"""The name of a critic's folder in runs and checkpoints."""
-CRITIC_FOLDERS = {"critic": CRITIC_FOLDER, "cost_critic": "cost_value"}
-"""The folder of each critic of a run, by role."""
-RUN_MODELS = ("policy", "reward", *CRITIC_FOLDERS.values())
-"""Subfolders of a run's output (and of its checkpoints) that hold a model, in search order."""
 _BFLOAT16_CODES = ("BF16", "uint16", "BFloat16Storage")
 """How safetensors, .pdparams and torch's files call bfloat16."""
 SCORE_STATE = "score_normalizer"

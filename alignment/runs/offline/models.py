@@ -11,12 +11,12 @@ from alignment.models.decoder.placement import Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.attribute_heads import StoredHead
 from alignment.models.folders.hub import (
-    RUN_MODELS,
     load_causal_lm,
     load_score_model,
     random_causal_lm,
     random_score_model,
 )
+from alignment.models.folders.run_models import RUN_MODELS
 from alignment.models.tokenizer.tokenizer import Tokenizer
 from alignment.runs.adapters import trained_placement
 from alignment.runs.launch import Launch

@@ -15,14 +15,13 @@ from alignment.models.decoder.placement import WHOLE, Placement
 from alignment.models.decoder.score_model import ScoreModel, ScoreOptions
 from alignment.models.folders.attribute_heads import PLAIN_HEAD, StoredHead
 from alignment.models.folders.hub import (
-    CRITIC_FOLDER,
-    CRITIC_FOLDERS,
     check_fit,
     load_causal_lm,
     load_score_model,
     random_score_model,
     resolve_model_folder,
 )
+from alignment.models.folders.run_models import CRITIC_FOLDERS
 from alignment.models.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from alignment.rollout.reference_service import ReferenceClient
 from alignment.rollout.rewards.user_code import load_function
@@ -45,6 +44,7 @@ from alignment.runs.on_policy.reward_models import (
     reward_folders,
     tell_readiness,
 )
+from alignment.runs.on_policy.role_parts import role_parts
 from alignment.runs.reference_start import frozen_copy, is_policys_start
 from alignment.runs.state import StatePart
 
@@ -103,12 +103,12 @@ class RoleFolders(NamedTuple):
         )
         critic = critic_name(launch.parsed)
         has_own = critic is not None and launch.parsed.critic.reward_critic_model_name_or_path
-        parts = (CRITIC_FOLDER, "reward", "policy") if has_own else ("policy",) if critic == actor else ("reward",)
         is_reward = critic in (actor, reward) and not has_own
+        parts = role_parts(launch.parsed)
         return cls(
-            actor=str(resolve_model_folder(actor, parts=("policy",))),
-            critic=critic and str(resolve_model_folder(critic, parts=parts, is_told=not is_reward)),
-            reward=reward and str(resolve_model_folder(reward, parts=("reward",))),
+            actor=str(resolve_model_folder(actor, parts=parts["policy"])),
+            critic=critic and str(resolve_model_folder(critic, parts=parts["critic"], is_told=not is_reward)),
+            reward=reward and str(resolve_model_folder(reward, parts=parts["reward"])),
             **cls._of_cost(launch),
         )
 
@@ -118,10 +118,10 @@ class RoleFolders(NamedTuple):
         cost, critic = cost_names(launch.parsed)
         if cost is None:
             return {}
-        parts = ("reward",) if critic == cost else (CRITIC_FOLDERS["cost_critic"], "reward", CRITIC_FOLDER, "policy")
+        parts = role_parts(launch.parsed)
         return {
-            "cost": str(resolve_model_folder(cost, parts=("reward",))),
-            "cost_critic": str(resolve_model_folder(critic, parts=parts, is_told=critic != cost)),
+            "cost": str(resolve_model_folder(cost, parts=parts["cost"])),
+            "cost_critic": str(resolve_model_folder(critic, parts=parts["cost_critic"], is_told=critic != cost)),
         }
 
 

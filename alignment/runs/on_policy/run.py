@@ -14,7 +14,7 @@ from alignment.loops.on_policy import KLController, OnPolicyLoop
 from alignment.loops.rollout_engine import RolloutEngine
 from alignment.loops.session import Counters, Hooks, Session
 from alignment.loops.updates import OnPolicyUpdater, UpdatePlan
-from alignment.models.folders.hub import CRITIC_FOLDERS
+from alignment.models.folders.run_models import CRITIC_FOLDERS
 from alignment.records import Experience
 from alignment.rollout.collector import Collector
 from alignment.rollout.dynamic_sampling import DynamicSampling

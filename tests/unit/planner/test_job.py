@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 
 from alignment.architecture.layout import Layout
 from alignment.errors import ArgumentError
+from alignment.models.config import read_config
 from alignment.planner.memory import StageMemory
 from alignment.planner.models import place_models
 from alignment.planner.on_policy_job import read_job
 from alignment.planner.reading import read_shape
 from alignment.runs.on_policy.prompts import RowPlan
+from alignment.runs.on_policy.roles import RoleFolders
 from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from tests.unit.planner.jobs import SHAPE, make_config, make_job
 
@@ -46,6 +49,66 @@ def test_shapes_come_from_the_folders_and_the_critic_starts_from_the_reward_mode
     assert job.policy == job.critic == job.reward == make_config()
     other = read_job(parse(reward_critic_model_name_or_path=parse.folder / "critic"), device="gpu")
     assert (other.critic.num_hidden_layers, other.reward.num_hidden_layers) == (2, 4)
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Return a function that writes the output folder of a run whose models have so many layers, and returns it."""
+
+    def write_run(name, **layers):
+        for part, count in layers.items():
+            (tmp_path / name / part).mkdir(parents=True)
+            (tmp_path / name / part / "config.json").write_text(json.dumps({**SHAPE, "num_hidden_layers": count}))
+        return str(tmp_path / name)
+
+    return write_run
+
+
+def _layers(parsed):
+    job = read_job(parsed, device="cpu")
+    return {role: config.num_hidden_layers for role, config in job.models.items()}
+
+
+def test_the_folder_of_a_run_stands_for_the_model_of_each_role(parse, write_run):
+    run, scorer = write_run("run", policy=2, value=6, reward=8), write_run("rm", reward=10)
+    named = {"actor_model_name_or_path": run, "reward_model_name_or_path": scorer}
+    assert _layers(parse(**named)) == {"policy": 2, "reference": 2, "reward": 10, "critic": 10}
+    own = parse(**named, reward_critic_model_name_or_path=run)
+    assert _layers(own) == {"policy": 2, "reference": 2, "reward": 10, "critic": 6}
+    assert _layers(parse(**named, critic_init="policy"))["critic"] == 2
+    assert _layers(parse(actor_model_name_or_path=run, **GRPO)) == {"policy": 2, "reference": 2, "reward": 4}
+
+
+def test_the_folder_of_a_run_stands_for_a_cost_model_and_its_critic(parse, write_run):
+    run, scorer = write_run("run", policy=2, value=6, cost_value=3, reward=8), write_run("rm", reward=10)
+    given = {"rl_algorithm": "ppo_lagrangian", "cost_model_name_or_path": scorer}
+    assert {role: _layers(parse(**given))[role] for role in ("cost", "cost_critic")} == {"cost": 10, "cost_critic": 10}
+    other = _layers(parse(**given, cost_critic_model_name_or_path=run))
+    assert {role: other[role] for role in ("cost", "cost_critic")} == {"cost": 10, "cost_critic": 3}
+
+
+def test_the_folders_of_a_plan_are_those_of_training(parse, write_run):
+    run, scorer = write_run("run", policy=2, value=6, cost_value=3, reward=8), write_run("rm", reward=10)
+    given = {
+        "actor_model_name_or_path": run,
+        "reward_model_name_or_path": scorer,
+        "rl_algorithm": "ppo_lagrangian",
+        "cost_model_name_or_path": scorer,
+    }
+    for changes in ({}, {"reward_critic_model_name_or_path": run, "cost_critic_model_name_or_path": run}):
+        parsed = parse(**given, **changes)
+        folders = RoleFolders.of(SimpleNamespace(parsed=parsed))
+        planned = _layers(parsed)
+        for role in ("critic", "reward", "cost", "cost_critic"):
+            assert planned[role] == read_config(getattr(folders, role)).num_hidden_layers
+        assert planned["policy"] == read_config(folders.actor).num_hidden_layers
+
+
+def test_a_run_without_the_model_of_a_role_is_named_with_where_it_was_sought(parse, write_run, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    scorer = write_run("rm", reward=10)
+    with pytest.raises(ArgumentError, match=r"actor_model_name_or_path=.*/rm: no config.json in .*/rm or its policy/,"):
+        read_job(parse(actor_model_name_or_path=scorer), device="cpu")
 
 
 def test_a_reward_function_is_no_model_and_the_critic_has_to_be_named(parse):

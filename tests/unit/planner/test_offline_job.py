@@ -232,6 +232,11 @@ def test_layouts_are_searched_without_a_rollout(job_of, trainer):
 
 def test_a_folder_of_a_run_stands_for_its_model(job_of):
     assert job_of("rm", model_name_or_path=job_of.folder / "run").reward == make_config()
+    run = job_of.folder / "run"
+    for trainer, role in (("sft", "policy"), ("dpo", "policy"), ("kto", "policy"), ("kd", "policy")):
+        assert job_of(trainer, model_name_or_path=run).models[role] == make_config()
+    assert job_of("dpo", ref_model_name_or_path=run).own_reference == make_config()
+    assert job_of("kd", teacher_model_name_or_path=run).teacher == make_config()
     config = {"model_name_or_path": None, "model_config_name_or_path": job_of.folder / "other" / "config.json"}
     config["tokenizer_name_or_path"] = job_of.folder / "model"
     assert job_of("sft", **config).policy.num_hidden_layers == 2
