@@ -18,14 +18,14 @@ def check_batches(v: Values) -> Iterator[str]:
         return  # sizes over all processes: ``share_global_batches`` checks them when their number is known
     rows = v.per_device_prompt_batch_size * v.num_return_sequences
     update = v.per_device_train_batch_size * v.gradient_accumulation_steps
-    if not _fits(rows, update):
+    if not fits(rows, update):
         micro, steps = v.per_device_train_batch_size, v.gradient_accumulation_steps
         options = {
             "per_device_prompt_batch_size": [
-                p for p in _near(v.per_device_prompt_batch_size) if _fits(p * v.num_return_sequences, update)
+                p for p in nearest(v.per_device_prompt_batch_size) if fits(p * v.num_return_sequences, update)
             ],
-            "per_device_train_batch_size": [b for b in _near(micro) if _fits(rows, b * steps)],
-            "gradient_accumulation_steps": [g for g in _near(steps) if _fits(rows, micro * g)],
+            "per_device_train_batch_size": [b for b in nearest(micro) if fits(rows, b * steps)],
+            "gradient_accumulation_steps": [g for g in nearest(steps) if fits(rows, micro * g)],
         }
         words = [f"{key}={' or '.join(map(str, values[:3]))}" for key, values in options.items() if values]
         by_preset = v.set_by_preset(*options, "num_return_sequences")
@@ -38,11 +38,12 @@ def check_batches(v: Values) -> Iterator[str]:
         )
 
 
-def _fits(rows: int, update: int) -> bool:
+def fits(rows: int, update: int) -> bool:
+    """Return whether one of the two divides the other."""
     return rows % update == 0 or update % rows == 0
 
 
-def _near(value: int) -> list[int]:
+def nearest(value: int) -> list[int]:
     """Return the whole numbers from 1 to twice ``value``, nearest first (at most 512 of them)."""
     low = max(1, value - 256)
     return sorted(range(low, min(2 * value, value + 256) + 1), key=lambda other: (abs(other - value), other))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from alignment.arguments.global_batches import share_global_batches
@@ -34,10 +36,45 @@ def test_without_them_nothing_changes():
 
 
 @pytest.mark.parametrize(
+    ("given", "batch_ranks"),
+    [
+        ({"--global_mini_batch_size": "12", "--preset": "recommended"}, 1),
+        ({"--global_batch_size": "6", "--global_mini_batch_size": "4", "--rollout_n": "4"}, 1),
+        ({"--global_batch_size": "20", "--rollout_n": "3", "--gradient_accumulation_steps": "8"}, 2),
+        ({"--global_batch_size": "300", "--global_mini_batch_size": "76"}, 2),
+        ({"--global_batch_size": "7", "--gradient_accumulation_steps": "5"}, 1),
+    ],
+)
+def test_values_that_are_said_to_work_do(given, batch_ranks):
+    """They are named by the keys that count all processes, as those that were given do."""
+    with pytest.raises(ArgumentError, match="neither divides the other") as caught:
+        _share(*itertools.chain(*given.items()), batch_ranks=batch_ranks)
+    listed = str(caught.value).partition("Values that work: ")[2].partition(" (preset")[0]
+    advice = dict(part.split("=") for part in listed.split("; "))
+    assert advice.keys() == {"global_batch_size", "global_mini_batch_size"}
+    for key, values in advice.items():
+        for value in values.split(" or "):
+            other = given | {f"--{key}": value}
+            parsed = _share(*itertools.chain(*other.items()), batch_ranks=batch_ranks)
+            plan = RowPlan.of(parsed, batch_ranks=batch_ranks)
+            rollout = plan.prompts_per_iteration * parsed.on_policy.num_return_sequences
+            assert not rollout % plan.rows_per_update or not plan.rows_per_update % rollout
+
+
+@pytest.mark.parametrize(
     ("given", "batch_ranks", "says"),
     [
         (["--global_batch_size", "10"], 4, "global_batch_size=10 cannot be shared evenly among 4 process"),
-        (["--global_mini_batch_size", "3"], 2, "3 \\* 1 cannot be shared evenly"),
+        (
+            ["--global_mini_batch_size", "3"],
+            2,
+            "3 \\* 1 cannot be shared evenly .*: give a global_mini_batch_size that is a multiple of 4",
+        ),
+        (
+            ["--global_mini_batch_size", "3", "--rollout_n", "6"],
+            4,
+            "3 \\* 6 cannot be .*: give a global_mini_batch_size that is a multiple of 4",
+        ),
         (["--global_batch_size", "6", "--global_mini_batch_size", "4"], 1, "neither divides the other"),
     ],
 )
