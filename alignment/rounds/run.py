@@ -21,7 +21,7 @@ from alignment.rounds.reading.recipe import LoopRecipe
 from alignment.rounds.steps import LoopStep
 from alignment.runs.output_lock import hold_output
 from alignment.telemetry import log
-from alignment.telemetry.files import readable_disk_errors
+from alignment.telemetry.files import readable_disk_errors, remove_parts
 from alignment.telemetry.progress import format_seconds
 from alignment.telemetry.wording import counted
 
@@ -38,6 +38,7 @@ def run_loop(recipe: LoopRecipe) -> Path:
     children = Children(folder)
     with _held(folder), contextlib.closing(children):
         end_leftover(folder)
+        remove_parts(folder)
         steps = Planner(recipe, prompts, held_out, children).steps()
         state, digests, times = LoopState(folder), Digests(folder / DIGESTS_FILE), Times(folder)
         state.set_plan([step.name for step in steps])

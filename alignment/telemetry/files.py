@@ -29,6 +29,12 @@ def replace_file(path: Path, content: str | bytes) -> None:
         _fsync_folder(path.parent)
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half-written in ``folder`` and below it; nobody else may be writing there."""
+    for path in [*folder.rglob(PART_PATTERN)]:
+        path.unlink(missing_ok=True)
+
+
 def _fsync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY)

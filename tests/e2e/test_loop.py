@@ -162,6 +162,15 @@ def test_a_loop_that_is_killed_ends_with_the_same_files(workshop, unbroken, tmp_
     assert [name for name in found if found[name] != expected[name]] == []
 
 
+def test_what_a_kill_left_half_written_is_removed(workshop, unbroken, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(unbroken, output)
+    for name in (".state.json.7.part", "round-1/.chosen.jsonl.7.part"):
+        (output / name).write_text("half")
+    run(workshop, output)
+    assert files(output) == files(unbroken)
+
+
 @pytest.mark.rare
 def test_ten_kills_at_random_moments(workshop, unbroken, tmp_path):
     output = tmp_path / "out"
