@@ -63,6 +63,7 @@ normalize_score_during_training normalizer_type lora lora_rank lora_dropout
 lora_target_modules load_in_4bit reference_free precompute_ref_logprobs attributes
 teacher_offload beta teacher_tensor_parallel_degree max_dec_len per_device_eval_batch_size
 use_rollout_routing_replay train_head_only gating_hidden_size gating_num_layers placement logprob_check_rows
+use_ema use_adaptive_entropy
 """
 """Arguments that affect memory; the check sets all others itself."""
 
@@ -201,7 +202,10 @@ def _refuse_small_machine(needed: int) -> None:
 
 def _write_run(folder: Path, parsed: Parsed, job: Job) -> Path:
     """Write the models and the arguments of the run into ``folder``; return the path of the arguments."""
-    given = {key: value for key, value in parsed.as_dict().items() if key in _KEPT.split() and parsed.given(key)}
+    # What a preset sets is kept too, since the trial has no preset.
+    kept = [key for key in _KEPT.split() if parsed.origins.get(key, "default") != "default"]
+    values = parsed.as_dict()
+    given = {key: values[key] for key in kept}
     for role, config in job.models.items():
         if role != "reference" or job.own_reference is not None:
             own = _QUESTION if role in job.pairwise else _labels(job)

@@ -45,6 +45,10 @@ COMPARED = {
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one process": (1, {"recompute": True, "critic_recompute": False}),
     "Paddle's operators": (1, {"use_native_ops": False}),
+    "what a preset sets": (
+        1,
+        {"preset": "recommended", "rl_algorithm": "rloo", "use_ema": True, "share_prefixes": False},
+    ),
     "TP2 sequence": (2, {"tensor_parallel_degree": 2, "sequence_parallel": True}),
     "PP2 single": (2, {"pipeline_parallel_degree": 2, "eval_mode": "single"}),
     "Sh2 stage3": (2, {"sharding": "stage3"}),

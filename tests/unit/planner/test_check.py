@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from alignment.architecture.layout import Layout
+from alignment.arguments.global_batches import share_global_batches
+from alignment.arguments.peers.presets import PRESETS
 from alignment.errors import UserError
 from alignment.models.folders.hub import load_causal_lm, load_score_model
 from alignment.models.tokenizer.tokenizer import load_tokenizer
@@ -109,6 +112,66 @@ def test_the_run_has_the_models_and_batches_of_the_file(parsed, monkeypatch):
     assert run.training.max_steps == 3
     assert (run.parallel.sharding, run.parallel.offload_level) == (("stage1",), ("optimizer",))
     assert not run.training.bf16 and not run.engine.use_fusemt
+
+
+class _Seen(Exception):
+    """Carries the arguments of a trial, which is not run."""
+
+
+def _trial_of(parsed, job, monkeypatch):
+    """Return the arguments with which ``check_memory`` would run ``job``, and their job."""
+
+    def look(target, path, *, world_size, timeout):
+        run = parse_ppo_arguments([path])
+        raise _Seen(run, read_job(run, device="cpu"))
+
+    monkeypatch.setattr(check, "run_ranks", look)
+    monkeypatch.setattr(check, "load_core", lambda: "there")
+    with pytest.raises(_Seen) as seen:
+        check_memory(parsed, job, Layout())
+    return seen.value.args
+
+
+def _differences(job, other):
+    """Return the fields in which two jobs differ, but for the models, whose tokens of the trial are its own."""
+    fields = {field.name for field in dataclasses.fields(job)} - {"policy", "critic", "reward", "cost", "cost_critic"}
+    return {name for name in fields if getattr(job, name) != getattr(other, name)}
+
+
+@pytest.mark.parametrize(("preset", "algorithm"), [(name, key) for name, table in PRESETS.items() for key in table])
+def test_the_run_keeps_what_a_preset_sets(tmp_path, monkeypatch, preset, algorithm):
+    """All that counts for memory: an iteration of the trial is one pass over its responses."""
+    for name in ("policy", "reward"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(SHAPE))
+    needs_group = algorithm != "ppo" and "num_return_sequences" not in PRESETS[preset][algorithm]
+    given = {
+        "train_datasets": "packing-prompts/train",
+        "actor_model_name_or_path": str(tmp_path / "policy"),
+        "reward_model_name_or_path": str(tmp_path / "reward"),
+        "output_dir": str(tmp_path / "output"),
+        "max_length": 600,
+        "rl_algorithm": algorithm,
+        "preset": preset,
+        **({"num_return_sequences": 2} if needs_group else {}),
+    }
+    parsed = share_global_batches(parse_ppo_arguments(given), batch_ranks=1)
+    monkeypatch.setattr(check, "_refuse_small_machine", lambda needed: None)
+    job = read_job(parsed, device="cpu")
+    run, trial = _trial_of(parsed, job, monkeypatch)
+    assert _differences(job, trial) <= {"update_iters"}
+    assert run.on_policy.rl_algorithm == algorithm
+    of_loss = {"kl_coeff", "kl_loss_coeff"} & parsed.as_dict().keys()
+    assert {key: run.as_dict()[key] for key in of_loss} == {key: parsed.as_dict()[key] for key in of_loss}
+
+
+@pytest.mark.parametrize("changes", [{"use_ema": True}, {"use_adaptive_entropy": True}])
+def test_the_run_has_the_average_and_the_entropy_that_are_planned(parsed, monkeypatch, changes):
+    values = {key: value for key, value in parsed.as_dict().items() if parsed.given(key)}
+    parsed = parse_ppo_arguments({**values, "sharding": "", "bf16": False, "fp16_opt_level": "O1", **changes})
+    job = read_job(parsed, device="cpu")
+    _, trial = _trial_of(parsed, job, monkeypatch)
+    assert _differences(job, trial) == set()
 
 
 def test_the_run_of_an_algorithm_without_critic_has_none(parsed, monkeypatch):
