@@ -168,9 +168,14 @@ def test_the_learning_rate_in_the_log_is_that_of_the_latest_update(ppo_arguments
 
 def test_every_rollout_is_full_and_the_run_says_how_many_updates_an_epoch_has(ppo_arguments, tmp_path):
     made = {**ppo_arguments, "train_datasets": "packing-prompts/train:10/-1", "update_iters": 1}
+    made |= {"save_strategy": "steps", "save_steps": 3}
     done = train_here("ppo", {**made, "num_train_epochs": 2, "output_dir": tmp_path / "out"}, tmp_path)
     # 20 prompts are five rollouts of four prompts, each of two updates of four of its eight responses.
     assert "10 updates (5 per epoch); each rollout is 4 prompts x 2 = 8 responses, 4 per update" in done.stderr
+    said = "; at the end of a rollout (2 updates) come checkpoints (save_steps=3) after update 4, 6, 10\n"
+    assert done.stderr.count(said) == 1
+    saved = {path.name for path in (tmp_path / "out").glob("checkpoint-*")}
+    assert saved == {"checkpoint-4", "checkpoint-6", "checkpoint-10"}
     one = train_here("ppo", {**made, "output_dir": tmp_path / "one", "save_strategy": "epoch"}, tmp_path)
     assert "6 updates (5 per epoch)" in one.stderr, "the third rollout is full too"
     assert [path.name for path in sorted((tmp_path / "one").glob("checkpoint-*"))] == ["checkpoint-6"]

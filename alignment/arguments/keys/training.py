@@ -207,11 +207,13 @@ class TrainingArguments:
     evaluation_strategy: Literal["no", "steps", "epoch"] = argument("no", aliases=("eval_strategy",))
     """When to evaluate: no, every eval_steps updates (steps), or after each epoch."""
     eval_steps: int | None = argument(None, minimum=1, inert_when=unless("evaluation_strategy", "steps"))
-    """Updates between evaluations; null: logging_steps."""
+    """Updates between evaluations; null: logging_steps. On-policy runs evaluate at the end of the rollout that reaches
+    them, and say when that is.
+    """
     save_strategy: Literal["no", "steps", "epoch"] = "steps"
     """When to write a checkpoint: no, every save_steps updates (steps), or after each epoch."""
     save_steps: int = argument(500, minimum=1, inert_when=unless("save_strategy", "steps"))
-    """Updates between checkpoints."""
+    """Updates between checkpoints, in on-policy runs rounded up as eval_steps is."""
     save_total_limit: int | None = argument(None, minimum=1, inert_when=where("save_strategy", "no"))
     """Checkpoints to keep; null: all."""
     load_best_model_at_end: bool = argument(False, inert_when=_NO_CHOICE)

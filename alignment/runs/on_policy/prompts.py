@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from alignment.arguments.keys.training import TrainingArguments
 from alignment.arguments.parsed import Parsed
 from alignment.data import PromptOnlyDataset, SupervisedDataset
 from alignment.data.encoded.store import count_tokens
@@ -85,6 +86,33 @@ class RowPlan:
             f"{counted(self.update_iters, 'pass')}"
             + (f"; the policy is frozen in the first {self.frozen_updates} updates" if self.frozen_updates else "")
         )
+
+    def describe_run(self, parsed: Parsed, horizon: Horizon) -> str:
+        """Return what a run of this length does, and when; see ``describe_rounding``."""
+        rounding = self.describe_rounding(parsed.training, horizon, target_kl=parsed.algorithm.target_kl)
+        return self.describe(horizon) + rounding
+
+    def describe_rounding(self, training: TrainingArguments, horizon: Horizon, *, target_kl: float | None) -> str:
+        """Return when evaluations and checkpoints come whose intervals end within rollouts; empty: none do.
+
+        With ``target_kl`` a rollout may have fewer updates, which is said.
+        """
+        whole, of_evaluation = self.updates_per_rollout, "eval_steps" if training.eval_steps else "logging_steps"
+        told = []
+        for what, strategy, key, every in (
+            ("evaluations", training.evaluation_strategy, of_evaluation, training.eval_interval),
+            ("checkpoints", training.save_strategy, "save_steps", training.save_steps),
+        ):
+            if strategy == "steps" and every % whole and every <= horizon.total_updates:
+                starts = range(0, horizon.total_updates, whole)
+                spans = [(start, min(start + whole, horizon.total_updates)) for start in starts]
+                due = [end for start, end in spans if end // every > start // every]
+                more = ", ..." if len(due) > 3 else ""
+                told.append(f"{what} ({key}={every}) after update {', '.join(map(str, due[:3]))}{more}")
+        if not told:
+            return ""
+        unless = "" if target_kl is None else " (if target_kl ends no rollout's updates early)"
+        return f"; at the end of a rollout ({counted(whole, 'update')}) come {' and '.join(told)}{unless}"
 
 
 @dataclass(frozen=True, kw_only=True)

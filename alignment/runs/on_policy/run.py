@@ -141,7 +141,7 @@ class OnPolicyRun:
                 self._alarm.write()
             if training.do_train and not session.is_finished:
                 self._state.check_space()
-                log.info(self._plan.describe(self._horizon))
+                log.info(self._plan.describe_run(self._launch.parsed, self._horizon))
                 if self._state.counters.updates == 0:
                     session.evaluate()
                 with self._launch.signals.deferred("the current rollout and its updates"), session.progress:

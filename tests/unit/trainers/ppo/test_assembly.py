@@ -141,5 +141,36 @@ def test_the_first_line_of_a_run_says_how_rows_are_grouped():
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "total", "said"),
+    [
+        ({"eval_steps": 11}, 36, "; at the end of a rollout (12 updates) come evaluations (eval_steps=11) after update "
+         "12, 24, 36"),
+        ({"eval_steps": 7}, 30, "; at the end of a rollout (12 updates) come evaluations (eval_steps=7) after update "
+         "12, 24, 30"),
+        ({"logging_steps": 11}, 50, "; at the end of a rollout (12 updates) come evaluations (logging_steps=11) after "
+         "update 12, 24, 36, ..."),
+        ({"eval_steps": 24, "save_steps": 10}, 24, "; at the end of a rollout (12 updates) come checkpoints "
+         "(save_steps=10) after update 12, 24"),
+        ({"eval_steps": 12}, 36, ""),
+        ({"eval_steps": 11}, 9, ""),
+        ({"eval_steps": 11, "evaluation_strategy": "epoch"}, 36, ""),
+    ],
+)  # fmt: skip
+def test_intervals_that_end_within_a_rollout_are_told_with_when_they_come(given, total, said, tmp_path):
+    plan = RowPlan(
+        prompts_per_iteration=12,
+        samples_per_prompt=2,
+        rows_per_update=4,
+        micro_batches=MicroBatches(rows=4),
+        update_iters=2,
+    )
+    training = _parse(tmp_path, **{"evaluation_strategy": "steps", "eval_datasets": "e", **given}).training
+    horizon = Horizon(total_updates=total, updates_per_epoch=9)
+    assert plan.describe_rounding(training, horizon, target_kl=None) == said
+    unless = " (if target_kl ends no rollout's updates early)" if said else ""
+    assert plan.describe_rounding(training, horizon, target_kl=0.1) == said + unless
+
+
 def test_minus_one_means_the_size_of_a_micro_batch():
     assert [positive_or(size, 8) for size in (-1, 1, 3)] == [8, 1, 3]
