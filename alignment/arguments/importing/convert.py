@@ -154,7 +154,8 @@ class _Conversion:
             self._origin.setdefault(name, []).append(flag)
 
     def _read(self, name: str, value: Any) -> None:
-        if name in openrlhf.KEYS and "placement" in self._names:
+        is_needed = not isinstance(self._step.answers.get(name), NoNeed)
+        if is_needed and name in openrlhf.KEYS and "placement" in self._names:
             self._placement[name] = value
             return
         try:

@@ -191,6 +191,18 @@ def test_flags_of_gae_and_of_the_critic_are_not_needed_by_other_estimators(estim
     assert {name: _outcomes(with_flags)[name] for name in flags} == dict.fromkeys(flags, NO_NEED)
 
 
+def test_a_critic_that_the_algorithm_lacks_gets_no_ranks():
+    apart = "--actor_num_nodes 1 --actor_num_gpus_per_node 4 --ref_num_nodes 1 --ref_num_gpus_per_node 4"
+    apart += " --colocate_actor_ref --reward_num_nodes 1 --reward_num_gpus_per_node 2"
+    flags = {"critic_num_nodes": "1", "critic_num_gpus_per_node": "2", "colocate_critic_reward": ""}
+    critic = " ".join(f"--{name} {value}" for name, value in flags.items())
+    text = f"{PPO} --n_samples_per_prompt 4 {apart} {critic}"
+    assert _keys(text)["placement"] == {"policy": 4, "reference": "policy", "critic": 2, "reward": "critic"}
+    without = f"{text} --advantage_estimator rloo"
+    assert _keys(without)["placement"] == {"policy": 4, "reference": "policy", "reward": 2}
+    assert {_outcomes(without)[name] for name in flags} == {NO_NEED}
+
+
 @pytest.mark.parametrize("estimator", CRITIC_FREE)
 def test_a_discount_is_that_of_openrlhf_which_sets_it_to_one_for_some(estimator):
     text = f"{PPO} --advantage_estimator {estimator} --n_samples_per_prompt 4 --gamma 0.99"

@@ -146,6 +146,9 @@ _ANSWERS_WITHOUT_CRITIC: Answers = MappingProxyType(
         "lambd": NoNeed("it is read by the estimator gae only"),
         "critic_learning_rate": _NO_CRITIC,
         "critic_pretrain": _NO_CRITIC,
+        "critic_num_nodes": _NO_CRITIC,
+        "critic_num_gpus_per_node": _NO_CRITIC,
+        "colocate_critic_reward": _NO_CRITIC,
     }
 )
 _PPO_DEFAULTS = {
