@@ -33,7 +33,7 @@ from alignment.planner.placed.ranks import Seats, placement_problems, plan_ranks
 from alignment.planner.placed.tables import describe_way, fullest, judge, print_ranks, print_turns
 from alignment.planner.placed.ways import find_way
 from alignment.planner.search import Candidate, evaluate, layout_problems, search
-from alignment.planner.tables import EXPLANATION, gib, print_phases
+from alignment.planner.tables import EXPLANATION, digits, gib, print_phases
 from alignment.runs.degrees import describe_roles, resolve_layout, resolve_roles
 from alignment.telemetry.tables import print_table
 from alignment.telemetry.wording import counted
@@ -42,6 +42,8 @@ from alignment.trainers.registered import TRAINERS
 from alignment.trainers.trainer import Trainer
 
 MOST_DEVICES = 2**17
+_MANY = 1e8
+"""Parameters of a model that are counted in billions."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -182,10 +184,15 @@ def _undivided(parsed: Parsed) -> Layout:
 
 
 def _print_models(job: Job) -> None:
+    counts = {
+        name: model_elements(config, "causal" if job.is_language_model(name) else "score")
+        for name, config in job.models.items()
+    }
+    unit, size = ("billion", 1e9) if max(counts.values()) >= _MANY else ("million", 1e6)
     rows = [
         [
             name,
-            f"{model_elements(config, 'causal' if job.is_language_model(name) else 'score') / 1e9:.3f}",
+            digits(counts[name] / size, 3),
             config.num_hidden_layers,
             config.hidden_size,
             "trained" if name in job.trained else "frozen",
@@ -193,7 +200,7 @@ def _print_models(job: Job) -> None:
         for name, config in job.models.items()
     ]
     kind = "bfloat16, masters in float32" if job.half else "float32"
-    print_table(f"models ({kind})", ["model", "billion parameters", "layers", "hidden", "state"], rows)
+    print_table(f"models ({kind})", ["model", f"{unit} parameters", "layers", "hidden", "state"], rows)
     batches = f"{counted(job.micro_batches, 'micro-batch')} of {job.rows_per_batch}"
     if job.is_on_policy:
         work = (

@@ -29,6 +29,7 @@ from alignment.planner.job import JUDGE, Job
 from alignment.planner.machine import Machine
 from alignment.planner.memory import phase_memory
 from alignment.planner.placed.ranks import Seats, plan_ranks
+from alignment.planner.tables import gib
 from alignment.runs.degrees import describe_roles
 from alignment.telemetry import log
 from alignment.telemetry.tables import print_table
@@ -183,7 +184,7 @@ COLUMNS = ("phase", "what", "predicted", "measured", "difference", "")
 
 
 def _shown(row: Measured) -> list[str]:
-    sizes = [f"{size / _GIB:.3f}" for size in (row.predicted, row.measured)]
+    sizes = [gib(size, places=3) for size in (row.predicted, row.measured)]
     return [row.phase, row.what, *sizes, f"{100 * row.difference:+.1f} %", "ok" if row.fits else "OFF"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import floor, log10
 from operator import attrgetter
 
 from alignment.planner.machine import GIB
@@ -33,11 +34,18 @@ EXPLANATION = (
 """Of ``print_phases``."""
 
 
-def gib(size: float) -> str:
-    """Return ``size`` in GiB, a dash for nothing."""
+def gib(size: float, places: int = 2) -> str:
+    """Return ``size`` in GiB, a dash for nothing; see ``digits`` for the places."""
     if not size:
         return "-"
-    return f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"
+    if size >= 100 * GIB:
+        return f"{size / GIB:.0f}"
+    return digits(size / GIB, places)
+
+
+def digits(number: float, places: int) -> str:
+    """Return a positive number with so many places, or more if they would be only zeros."""
+    return f"{number:.{max(places, -floor(log10(number)))}f}"
 
 
 def _component_rows(sizes: Mapping[str, Mapping[str, int]], always: Sequence[str]) -> list[list[str]]:

@@ -6,10 +6,12 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from alignment.commands.main import main
+from alignment.planner.tables import gib
 from alignment.trainers.registered import TRAINERS
 from tests.unit.planner.jobs import SHAPE
 
@@ -57,6 +59,30 @@ def test_a_layout_that_fits_is_shown_with_others_that_do(path, capsys):
     for word in ("policy weights", "optimizer", "gradients", "activations", "key-value cache", "offloaded"):
         assert word in out
     assert "bfloat16, masters in float32" in out and "quickest ways that fit" in out
+
+
+def test_small_sizes_are_numbers_and_not_zeros(path, capsys):
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80)
+    assert "million parameters" in out and re.search(r"policy \u2502 0\.\d\d\d \u2502 4 \u2502 64 \u2502 trained", out)
+    assert not re.search(r"\u2502 (0\.0+|0) \u2502", out)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(0, "-"), (3 * 2**20, "0.003"), (3 * 2**10, "0.000003"), (2**30, "1.00"), (8 * 2**20, "0.008"), (2**37, "128")],
+)
+def test_gib_have_as_many_places_as_show_something(size, shown):
+    assert gib(size) == shown
+
+
+def test_models_of_a_billion_parameters_are_counted_in_billions(path, capsys):
+    policy = Path(path).parent / "policy"
+    large = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
+    (policy / "config.json").write_text(json.dumps({**SHAPE, **large, "num_hidden_layers": 32}))
+    _, out, _ = run(capsys, path, "--gpus", 8, "--memory_gib", 80)
+    assert "billion parameters" in out, out
+    assert re.search(r"policy \u2502 6\.4\d\d \u2502 32 \u2502 4,096 \u2502 trained", out)
+    assert re.search(r"reward \u2502 0\.000\d \u2502 4 \u2502 64 \u2502 frozen", out)
 
 
 @pytest.mark.parametrize(
