@@ -113,6 +113,9 @@ def measure_memory(parsed: Parsed, job: Job, layout: Layout | Seats) -> list[Mea
 
     UserError if this machine has too little memory.
     """
+    server = parsed.groups.get("reference_server")
+    if server is not None and server.is_given:
+        raise UserError("--check runs without servers, with the reference in its processes: leave out reference_server")
     has_kernels = load_core() is not None
     # Nothing is evaluated in the trial.
     judges = [role.removeprefix(JUDGE) for role in job.other_rewards if role.startswith(JUDGE)]

@@ -228,6 +228,15 @@ def test_the_run_of_an_offline_trainer_makes_two_updates(parsed, tmp_path, monke
     assert kept.items() <= run.as_dict().items()
 
 
+def test_a_reference_in_a_server_is_not_compared_with_one_in_the_processes(parsed):
+    values = {key: value for key, value in parsed.as_dict().items() if parsed.given(key)}
+    served = parse_ppo_arguments({**values, "reference_server": "http://127.0.0.1:1"})
+    job = read_job(served, device="cpu")
+    assert not job.has_reference
+    with pytest.raises(UserError, match="--check runs without servers, .*: leave out reference_server"):
+        check_memory(served, job, LAYOUT)
+
+
 def test_a_machine_that_is_too_small_is_not_tried(parsed, monkeypatch, tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 1000 kB\nMemAvailable:    1000 kB\n")
