@@ -12,6 +12,11 @@ GREEDY = "greedy_"
 REDUCTIONS = ("sum", "max", "min", "last")
 
 
+def evaluated_name(name: str) -> str:
+    """Return what an evaluation calls a metric that is named as ``eval/NAME``, ``eval_NAME`` or ``NAME``: ``NAME``."""
+    return name.removeprefix("eval/").removeprefix("eval_")
+
+
 class Metric(NamedTuple):
     """A number of one micro-batch.
 

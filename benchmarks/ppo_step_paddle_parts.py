@@ -41,8 +41,10 @@ from alignment.trainers.ppo.arguments import parse_ppo_arguments
 from alignment.training.checkpoint import CheckpointStore
 from alignment.training.learner import Learner
 
-GAP_LIMIT = 1e-3
-"""Nats that 99 % of the sampled tokens' log-probs may differ between engine and trainer; above it the run stops."""
+GAP_LIMITS = {"highest": 1e-3, "medium": 5e-2}
+"""Nats that 99 % of the sampled tokens' log-probs may differ between engine and trainer, by the precision of the
+trainer's products (the engine's is float32); above it the run stops.
+"""
 PACKING = {"packing_samples": True, "max_tokens_per_batch": 4096}
 """Ragged rows are learned from by token budget."""
 
@@ -74,7 +76,7 @@ def parse_work(work: Work, folder: Path) -> Parsed:
         "clip_range_value": work.clip_value,
         "gamma": work.gamma,
         "gae_lambda": work.gae_lambda,
-        "logprob_gap_limit": GAP_LIMIT,
+        "logprob_gap_limit": GAP_LIMITS[work.overrides.get("float32_matmul_precision", "highest")],
         "on_logprob_gap": "stop",
         **(PACKING if work.is_ragged else {}),
         **work.overrides,

@@ -71,8 +71,7 @@ def _check_rows(parsed: Parsed, prompts: int, mini: int, batch_ranks: int) -> No
     }
     words = [f"{key}={' or '.join(map(str, found[:3]))}" for key, found in options.items() if found]
     keys = ("num_return_sequences", "per_device_train_batch_size", "per_device_prompt_batch_size", *options)
-    by_preset = Values(parsed.as_dict(), parsed.origins).set_by_preset(*keys)
-    preset = f" (preset={on_policy.preset} set {', '.join(by_preset)})" if by_preset else ""
+    preset = Values(parsed.as_dict(), parsed.origins).preset_note(*keys)
     raise ArgumentError(
         f"{rollout} = {rows} rows per rollout, and {updated} = {update} rows per update: neither divides the other. "
         f"Values that work: {'; '.join(words) or 'none near these'}{preset}"

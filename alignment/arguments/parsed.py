@@ -16,7 +16,12 @@ SAVED_NAME = "arguments.json"
 
 def is_given(origin: str) -> bool:
     """Tell whether a value of this origin is the user's: not a default, of this suite or of a preset."""
-    return origin != "default" and not origin.startswith("preset ")
+    return origin != "default" and not is_of_preset(origin)
+
+
+def is_of_preset(origin: str) -> bool:
+    """Tell whether a value of this origin is one that a preset set."""
+    return origin.startswith("preset ")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from alignment.arguments.coerce import coerce
 from alignment.arguments.files import read_file
 from alignment.arguments.groups import DeclaredArgument, Groups, choosing_keys, declare, name_owners, resolve
 from alignment.arguments.help import HELP_FLAGS, show_help
-from alignment.arguments.parsed import Parsed, is_given
+from alignment.arguments.parsed import Parsed, is_given, is_of_preset
 from alignment.arguments.paths import RESOLVERS, AbsentPathError
 from alignment.arguments.peers import presets
 from alignment.arguments.peers.advice import advise
@@ -51,9 +51,10 @@ class Values:
         """Tell whether the user gave the key."""
         return is_given(self._origins.get(key, "default"))
 
-    def set_by_preset(self, *keys: str) -> list[str]:
-        """Return ``key=value`` of those of ``keys`` that have their value from a preset."""
-        return [f"{key}={self._values[key]}" for key in keys if self._origins.get(key, "").startswith("preset ")]
+    def preset_note(self, *keys: str) -> str:
+        """Return the end of a message that tells which of ``keys`` have their value from the preset; empty: none."""
+        found = [f"{key}={self._values[key]}" for key in keys if is_of_preset(self._origins.get(key, "default"))]
+        return f" (preset={self.preset} set {', '.join(found)})" if found else ""
 
 
 Check = Callable[[Values], Iterable[str]]

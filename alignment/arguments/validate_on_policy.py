@@ -9,7 +9,7 @@ from pathlib import Path
 from alignment.arguments.parser import Check, Values
 from alignment.arguments.rewards.entries import find_faults, read_entries
 from alignment.arguments.validate import find_replaced
-from alignment.metrics import GREEDY
+from alignment.metrics import GREEDY, evaluated_name
 
 
 def check_batches(v: Values) -> Iterator[str]:
@@ -28,13 +28,11 @@ def check_batches(v: Values) -> Iterator[str]:
             "gradient_accumulation_steps": [g for g in nearest(steps) if fits(rows, micro * g)],
         }
         words = [f"{key}={' or '.join(map(str, values[:3]))}" for key, values in options.items() if values]
-        by_preset = v.set_by_preset(*options, "num_return_sequences")
-        preset = f" (preset={v.preset} set {', '.join(by_preset)})" if by_preset else ""
         yield (
             f"per_device_prompt_batch_size * num_return_sequences = {v.per_device_prompt_batch_size} * "
             f"{v.num_return_sequences} = {rows} rows per rollout, and per_device_train_batch_size * "
             f"gradient_accumulation_steps = {micro} * {steps} = {update} rows per update: neither divides the other. "
-            f"Values that work: {'; '.join(words)}{preset}"
+            f"Values that work: {'; '.join(words)}{v.preset_note(*options, 'num_return_sequences')}"
         )
 
 
@@ -127,7 +125,7 @@ def check_judges(v: Values) -> Iterator[str]:
 def check_deciding_metric(v: Values) -> Iterator[str]:
     """Check that greedy answers which are to choose the best weights are made and scored."""
     decides = v.load_best_model_at_end or v.early_stopping or v.on_reward_hacking == "stop_at_best"
-    name = (v.metric_for_best_model or "").removeprefix("eval/").removeprefix("eval_")
+    name = evaluated_name(v.metric_for_best_model or "")
     if decides and name.startswith(GREEDY) and not (v.eval_greedy and v.eval_do_sample):
         yield (
             f"metric_for_best_model={v.metric_for_best_model} is a score of greedy answers beside sampled ones: give "

@@ -17,6 +17,7 @@ from alignment.errors import DataError
 from alignment.loops.cadence import Cadence, Cadences
 from alignment.loops.early_stopping import EarlyStopping
 from alignment.loops.session import BestModel, Counters, Hooks, Session
+from alignment.metrics import evaluated_name
 from alignment.parallel.build_runner import build_runner
 from alignment.parallel.micro_batches import MicroBatches
 from alignment.runs.launch import Launch
@@ -147,7 +148,7 @@ def build_stop(training: TrainingArguments, *, default: str) -> EarlyStopping | 
 
 def deciding_metric(training: TrainingArguments, default: str) -> tuple[str, bool]:
     """Return the name of the metric that tells which weights are best, and whether more of it is better."""
-    metric = "eval/" + (training.metric_for_best_model or default).removeprefix("eval/").removeprefix("eval_")
+    metric = f"eval/{evaluated_name(training.metric_for_best_model or default)}"
     greater = training.greater_is_better
     return metric, not metric.endswith("loss") if greater is None else greater
 

@@ -38,3 +38,8 @@ class GenerationArguments:
     """Also give each held-out prompt a greedy answer, for the reward, the second judges and the alarm
     (docs/how-to/reward_hacking.md): eval/greedy_reward, eval/greedy_NAME.
     """
+
+    @property
+    def answers_twice(self) -> bool:
+        """Whether evaluations answer greedily beside their samples."""
+        return self.eval_greedy and self.eval_do_sample

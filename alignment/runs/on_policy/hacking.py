@@ -30,10 +30,10 @@ def build_best_kept(launch: Launch, alarm: HackingAlarm, *, keep: Callable[[], N
     answers where evaluations have them), or without one by the reward while the alarm has seen nothing; None where none
     are kept.
     """
-    training, generation = launch.parsed.training, launch.parsed.generation
+    training = launch.parsed.training
     if not alarm.stops:
         return build_best(training, default="reward", keep=keep)
-    answers = GREEDY if generation.eval_greedy and generation.eval_do_sample else ""
+    answers = GREEDY if launch.parsed.generation.answers_twice else ""
     metric, is_greater = deciding_metric(training, f"{answers}{alarm.judges[0]}" if alarm.judges else "reward")
     return BestModel(metric=metric, greater_is_better=is_greater, keep=keep, allows=alarm.allows_best)
 

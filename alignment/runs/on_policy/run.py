@@ -265,7 +265,7 @@ class OnPolicyRun:
             decode=self._decode,
             seed=parsed.training.seed + EVALUATION_SEED_OFFSET,
             judges=self._judges,
-            with_greedy=parsed.generation.eval_greedy and parsed.generation.eval_do_sample,
+            with_greedy=parsed.generation.answers_twice,
         )
 
     def _build_learners(self) -> dict[str, Learner]:

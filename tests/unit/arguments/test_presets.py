@@ -151,6 +151,8 @@ def test_what_is_recommended_yields_to_batch_sizes_and_to_one_learning_rate_for_
     expected = 2e-3 if given.get("rl_algorithm") == "grpo" else 3e-3
     assert training.learning_rate == given.get("learning_rate", expected)
     assert on_policy.num_return_sequences == given.get("num_return_sequences", 4)
+    loss, algorithm = ("kl_loss_coeff" if given.get("rl_algorithm") == "grpo" else "kl_coeff"), parsed.algorithm
+    assert (getattr(algorithm, loss), on_policy.update_iters) == (0.3, 2 if given.get("rl_algorithm") == "rloo" else 1)
     assert training.warmup_ratio == 0.1, "without it PPO's first updates cost greedy answers (docs/how-to/presets.md)"
 
 
